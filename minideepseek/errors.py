@@ -9,7 +9,7 @@ class MiniDeepSeekError(Exception):
 
 
 class InputError(MiniDeepSeekError, ValueError):
-    """An argument, a configuration or a text that cannot be used; raised before any work is done."""
+    """An argument, a configuration or a text that cannot be used; raised before any work."""
 
 
 class CheckpointError(InputError):

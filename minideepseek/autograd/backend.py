@@ -1,0 +1,308 @@
+"""The array backend: NumPy on the host, CuPy on CUDA, and the few things that differ between them.
+
+This is the only file that knows cupy. Everything else asks for the module of its arrays,
+
+    xp = xp_of(x)           # numpy for a numpy.ndarray, cupy for a cupy.ndarray
+
+and writes `xp.exp(x)`. Arrays never move by themselves: mixing host and device arrays raises, and
+`to_device` / `to_host` are the only ways across. What differs between the two (copies across,
+scatter-add, random numbers, memory figures) is a named function here, NumPy's way first.
+
+A device is a registry entry keyed by its array type, so that a stand-in for cupy can be plugged in
+where there is no GPU: the tests do so.
+
+Blocks and threads
+------------------
+A large NumPy expression is slow for one reason: every operator walks all of memory again. Fused
+primitives therefore work through *row blocks* that fit a core's cache and write with `out=`.
+`parallel_for` gives such blocks to a few Python threads (NumPy releases the interpreter lock inside
+an operation). Blocks depend on shapes alone, never on the number of threads, and partial sums are
+added in block order, so results are the same bit for bit for any number of threads, as long as
+BLAS itself runs one. The library starts with one thread and never changes a setting at import; the
+command line sets BLAS to one and calls `set_threads`.
+
+On a GPU a block is the whole array: launches cost more than caches save.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy
+
+from ..errors import InputError
+
+Array = Any  # numpy.ndarray, cupy.ndarray or the tests' stand-in
+float32, float64, int64 = numpy.float32, numpy.float64, numpy.int64
+
+BLOCK_BYTES = 1 << 18  # a quarter of a common 1 MiB second-level cache: inputs and outputs share it
+DEVICE_BLOCK_BYTES = 1 << 28
+
+
+class Device(NamedTuple):
+    """One kind of array: its module, its type, and the two ways across."""
+
+    name: str
+    xp: Any
+    array_type: type
+    from_host: Callable[[numpy.ndarray], Array]
+    to_host: Callable[[Array], numpy.ndarray]
+
+
+_DEVICES: dict[str, Device] = {}
+MODULES: dict[type, Any] = {}  # array type → array module
+_BY_TYPE: dict[type, Device] = {}
+
+
+def register_device(name: str, xp: Any, array_type: type, from_host, to_host) -> None:
+    """Make arrays of `array_type` known under `name`; `xp` is the module that works on them."""
+    device = Device(name, xp, array_type, from_host, to_host)
+    _DEVICES[name] = _BY_TYPE[array_type] = device
+    MODULES[array_type] = xp
+
+
+register_device("cpu", numpy, numpy.ndarray, numpy.ascontiguousarray, numpy.asarray)
+
+
+def _register_cuda() -> str | None:
+    """Register cupy as "cuda"; None on success, else the one sentence that says what is missing."""
+    try:
+        import cupy
+    except ImportError:
+        return "cupy is not installed; install minideepseek[cuda12] or minideepseek[cuda13]"
+    major = int(cupy.__version__.split(".")[0])
+    if major < 14:
+        return f"cupy {cupy.__version__} is installed, 14 or newer is needed"
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"cupy is installed but finds no usable CUDA driver ({error})"
+    if count < 1:
+        return "cupy is installed but no CUDA device is present"
+    register_device("cuda", cupy, cupy.ndarray, cupy.asarray, cupy.asnumpy)
+    return None
+
+
+def get_device(name: str) -> Device:
+    """The device called "cpu", "cuda" or as registered; InputError says what to install."""
+    if name == "cuda" and "cuda" not in _DEVICES:
+        reason = _register_cuda()
+        if reason is not None:
+            raise InputError(f"device 'cuda' is not available: {reason}")
+    if name not in _DEVICES:
+        raise InputError(f"device: got {name!r}, expected one of {sorted({*_DEVICES, 'cuda'})}")
+    return _DEVICES[name]
+
+
+def device_of(array: Array) -> Device:
+    """The device an array lives on; InputError for anything that is not an array of ours."""
+    device = _BY_TYPE.get(type(array))
+    if device is None:
+        raise InputError(f"expected an array of {sorted(_DEVICES)}, got {type(array).__name__}")
+    return device
+
+
+def xp_of(first: Array, *others: Array) -> Any:
+    """The array module (numpy, cupy, …) of arrays that all live on one device."""
+    kind = type(first)
+    for other in others:
+        if type(other) is not kind:
+            names = " and ".join(getattr(_BY_TYPE.get(type(a)), "name", type(a).__name__)
+                                 for a in (first, other))  # fmt: skip
+            raise InputError(f"arrays on {names} in one operation; move them with .to(device)")
+    return MODULES[kind]
+
+
+def as_array(value: Any, dtype: Any = None) -> Array:
+    """`value` as an array where it already lives; lists and scalars become host arrays."""
+    if type(value) in MODULES:
+        return value if dtype is None else value.astype(dtype, copy=False)
+    return numpy.array(value, dtype=dtype) if dtype is not None else numpy.asarray(value)
+
+
+def to_device(array: Array, name: str) -> Array:
+    """A copy of `array` on device `name`; the same array if it is there already."""
+    source, target = device_of(array), get_device(name)
+    return array if source is target else target.from_host(source.to_host(array))
+
+
+def to_host(array: Array) -> numpy.ndarray:
+    """`array` as a numpy array: the same memory on the host, else a copy and a synchronisation."""
+    return device_of(array).to_host(array)
+
+
+def like(host: numpy.ndarray, array: Array) -> Array:
+    """A host array sent to where `array` lives."""
+    return device_of(array).from_host(host)
+
+
+def normal(rng: numpy.random.Generator, shape: Sequence[int], std: float, dtype: Any) -> Array:
+    """N(0, std²) on the host: made there always, so that every device sees the same numbers."""
+    return (rng.standard_normal(shape, dtype=float64) * std).astype(dtype)
+
+
+def scatter_add(out: Array, index: Array, rows: Array) -> None:
+    """out[index[i]] += rows[i] with repeated indices added up. out (V, d), index (n,), rows (n, d).
+
+    NumPy's `add.at` is slow on rows and fast on one axis (a factor 5, measured), so the rows are
+    addressed element by element. CuPy's adds by atomics, whose order is not fixed.
+    """
+    xp, d = xp_of(out, rows), out.shape[1]
+    if xp is numpy:
+        flat = (index[:, None] * d + numpy.arange(d)).ravel()
+        numpy.add.at(out.reshape(-1), flat, rows.ravel())
+    else:
+        xp.add.at(out, index, rows)
+
+
+def top_k(x: Array, k: int) -> Array:
+    """Indices (…, k) of the k largest along the last axis, largest first, ties to the lowest index.
+
+    k passes of argmax: the same answer on every device, and for k ≤ 8 the fastest way too.
+    """
+    xp = xp_of(x)
+    picks, columns = [], xp.arange(x.shape[-1])
+    for _ in range(k):
+        picks.append(x.argmax(-1))
+        x = xp.where(columns == picks[-1][..., None], -xp.inf, x)  # no mask assignment: CuPy syncs
+    return xp.stack(picks, -1)
+
+
+# ------------------------------------------------------------------------------- blocks, threads
+
+
+def row_blocks(xp: Any, rows: int, row_bytes: int, block_bytes: int = BLOCK_BYTES) -> list[slice]:
+    """Slices that cut `rows` into blocks of about `block_bytes`; one slice on a GPU."""
+    if xp is not numpy:
+        block_bytes = DEVICE_BLOCK_BYTES
+    step = max(1, block_bytes // max(1, row_bytes))
+    return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
+
+
+class _Pool:
+    """Threads that wait for a shared iterator of blocks. The caller works too."""
+
+    def __init__(self, workers: int) -> None:
+        self.jobs: queue.SimpleQueue = queue.SimpleQueue()
+        self.size = workers
+        for _ in range(workers):
+            threading.Thread(target=self._work, daemon=True, name="minideepseek").start()
+
+    def _work(self) -> None:
+        _local.inside = True
+        while True:
+            job, done = self.jobs.get()
+            if job is None:
+                return
+            job()
+            done.release()
+
+
+_local = threading.local()
+_pool: _Pool | None = None
+
+
+def set_threads(count: int) -> None:
+    """Use `count` threads in `parallel_for`; 1 means the caller alone."""
+    global _pool
+    if not isinstance(count, int) or count < 1:
+        raise InputError(f"threads: got {count!r}, expected an integer of at least 1")
+    if _pool is not None:
+        for _ in range(_pool.size):
+            _pool.jobs.put((None, None))
+    _pool = _Pool(count - 1) if count > 1 else None
+
+
+def get_threads() -> int:
+    """The number of threads that `parallel_for` uses."""
+    return 1 if _pool is None else _pool.size + 1
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """`set_threads` for a `with` block: decoding one sequence uses one."""
+    before = get_threads()
+    if before != count:
+        set_threads(count)
+    try:
+        yield
+    finally:
+        if before != count:
+            set_threads(before)
+
+
+def _after_fork() -> None:  # a child has no threads but its own
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def parallel_for(body: Callable[[Any], None], blocks: Sequence[Any]) -> None:
+    """body(block) for every block, shared among the threads; blocks must write to disjoint memory.
+
+    The first exception of any block is raised here after all threads have stopped.
+    """
+    if _pool is None or len(blocks) < 2 or getattr(_local, "inside", False):
+        for block in blocks:
+            body(block)
+        return
+    ticket = itertools.count()  # next() on it is atomic
+    failures: list[BaseException] = []
+
+    def job() -> None:
+        try:
+            while (i := next(ticket)) < len(blocks) and not failures:
+                body(blocks[i])
+        except BaseException as error:  # noqa: BLE001 - carried to the caller's thread
+            failures.append(error)
+
+    helpers, done = min(_pool.size, len(blocks) - 1), threading.Semaphore(0)
+    for _ in range(helpers):
+        _pool.jobs.put((job, done))
+    job()
+    for _ in range(helpers):
+        done.acquire()
+    if failures:
+        raise failures[0]
+
+
+def matmul_rows(a: Array, b: Array, out: Array, rows: int = 512) -> Array:
+    """out = a @ b for 2-D arrays, by blocks of rows of `a`. Returns `out`."""
+    xp = xp_of(a, b)
+    if xp is not numpy or a.shape[0] <= rows:
+        return xp.matmul(a, b, out=out)
+    blocks = [slice(i, i + rows) for i in range(0, a.shape[0], rows)]
+    parallel_for(lambda s: numpy.matmul(a[s], b, out=out[s]), blocks)
+    return out
+
+
+# -------------------------------------------------------------------------------- time and memory
+
+
+def synchronize(array: Array) -> None:
+    """Wait until everything queued on the device of `array` is done; nothing to do on the host."""
+    if device_of(array).name == "cuda":
+        device_of(array).xp.cuda.Stream.null.synchronize()
+
+
+def memory_bytes(name: str) -> int:
+    """Bytes held by arrays on a GPU; on the host, the largest resident size so far (bytes)."""
+    device = get_device(name)
+    if device.xp is not numpy:
+        return int(device.xp.get_default_memory_pool().used_bytes())
+    try:
+        import resource
+        import sys
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
