@@ -1,1 +1,13 @@
-""""""
+"""Part 0 · The engine: what differentiates everything that follows.
+
+Read in this order:
+
+    backend      numpy or cupy, and the few things that differ; blocks and threads
+    engine       a primitive is a value and its vjp; the tape; backward
+    primitives   the elementary ones: + × @ exp sum reshape take …
+    fused        linear, rms_norm, swiglu, rope, cross-entropy in one walk over memory
+    attention    causal attention that never holds a T × S matrix
+    experts      the routed experts' product on tokens sorted by expert
+    reference    the fused ones composed of elementary ones: their plain definitions
+    gradcheck    is my gradient right? a random direction, a random cotangent, and a diagnosis
+"""

@@ -119,6 +119,11 @@ def xp_of(first: Array, *others: Array) -> Any:
     return MODULES[kind]
 
 
+def on_host(xp: Any) -> bool:
+    """Whether `xp` is NumPy: there blocks should fit a cache, elsewhere they should be large."""
+    return xp is numpy
+
+
 def as_array(value: Any, dtype: Any = None) -> Array:
     """`value` as an array where it already lives; lists and scalars become host arrays."""
     if type(value) in MODULES:
@@ -148,8 +153,9 @@ def normal(rng: numpy.random.Generator, shape: Sequence[int], std: float, dtype:
 
 
 def scatter_add(out: Array, index: Array, rows: Array) -> None:
-    """out[index[i]] += rows[i] with repeated indices added up. out (V, d), index (n,), rows (n, d).
+    """out[index[i]] += rows[i] with repeated indices added up. index (n,), rows (n, d).
 
+    out (V, d) must be contiguous (a fresh `zeros`): NumPy writes through a flat view of it.
     NumPy's `add.at` is slow on rows and fast on one axis (a factor 5, measured), so the rows are
     addressed element by element. CuPy's adds by atomics, whose order is not fixed.
     """
@@ -225,16 +231,14 @@ def get_threads() -> int:
 
 
 @contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
-    """`set_threads` for a `with` block: decoding one sequence uses one."""
-    before = get_threads()
-    if before != count:
-        set_threads(count)
+def serial() -> Iterator[None]:
+    """`with serial():` keeps this thread's `parallel_for` to itself: for work too small to share,
+    such as decoding one sequence."""
+    before, _local.inside = getattr(_local, "inside", False), True
     try:
         yield
     finally:
-        if before != count:
-            set_threads(before)
+        _local.inside = before
 
 
 def _after_fork() -> None:  # a child has no threads but its own
@@ -283,6 +287,28 @@ def matmul_rows(a: Array, b: Array, out: Array, rows: int = 512) -> Array:
     blocks = [slice(i, i + rows) for i in range(0, a.shape[0], rows)]
     parallel_for(lambda s: numpy.matmul(a[s], b, out=out[s]), blocks)
     return out
+
+
+def matmul_tokens(a: Array, b: Array, tokens: int = 1024) -> Array:
+    """aᵀ b for a (n, p) and b (n, q): a weight gradient, summed over n in blocks of `tokens`.
+
+    The blocks' products are added in block order, whatever thread made them.
+    """
+    xp, n = xp_of(a, b), a.shape[0]
+    if xp is not numpy or n <= tokens:
+        return xp.matmul(a.T, b)
+    starts = list(range(0, n, tokens))
+    parts = numpy.empty((len(starts), a.shape[1], b.shape[1]), numpy.result_type(a, b))
+
+    def body(i: int) -> None:
+        s = slice(starts[i], starts[i] + tokens)
+        numpy.matmul(a[s].T, b[s], out=parts[i])
+
+    parallel_for(body, range(len(starts)))
+    total = parts[0].copy()
+    for part in parts[1:]:
+        total += part
+    return total
 
 
 # -------------------------------------------------------------------------------- time and memory

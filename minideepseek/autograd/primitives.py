@@ -288,9 +288,10 @@ def take(x, index):
     y = x[index]
 
     def vjp(g):
-        dx = xp_of(x).zeros_like(x)
-        scatter_add(dx, index.reshape(-1), g.reshape(index.size, math.prod(x.shape[1:])))
-        return dx, None
+        width = math.prod(x.shape[1:])
+        dx = xp_of(x).zeros((x.shape[0], width), x.dtype)
+        scatter_add(dx, index.reshape(-1), g.reshape(index.size, width))
+        return dx.reshape(x.shape), None
 
     return y, vjp
 
