@@ -40,6 +40,7 @@ from ..errors import InputError
 
 Array = Any  # numpy.ndarray, cupy.ndarray or the tests' stand-in
 float32, float64, int64 = numpy.float32, numpy.float64, numpy.int64
+NUMBERS = (int, float, numpy.generic)  # what an operator takes as an option, not as an array
 
 BLOCK_BYTES = 1 << 18  # a quarter of a common 1 MiB second-level cache: inputs and outputs share it
 DEVICE_BLOCK_BYTES = 1 << 28
@@ -67,7 +68,7 @@ def register_device(name: str, xp: Any, array_type: type, from_host, to_host) ->
     MODULES[array_type] = xp
 
 
-register_device("cpu", numpy, numpy.ndarray, numpy.ascontiguousarray, numpy.asarray)
+register_device("cpu", numpy, numpy.ndarray, lambda a: numpy.asarray(a, order="C"), numpy.asarray)
 
 
 def _register_cuda() -> str | None:
@@ -109,10 +110,12 @@ def device_of(array: Array) -> Device:
 
 
 def xp_of(first: Array, *others: Array) -> Any:
-    """The array module (numpy, cupy, …) of arrays that all live on one device."""
+    """The array module (numpy, cupy, …) of arrays that all live on one device; numbers fit any."""
+    if others and isinstance(first, NUMBERS):
+        return xp_of(*others)
     kind = type(first)
     for other in others:
-        if type(other) is not kind:
+        if type(other) is not kind and not isinstance(other, NUMBERS):
             names = " and ".join(getattr(_BY_TYPE.get(type(a)), "name", type(a).__name__)
                                  for a in (first, other))  # fmt: skip
             raise InputError(f"arrays on {names} in one operation; move them with .to(device)")
@@ -152,6 +155,19 @@ def normal(rng: numpy.random.Generator, shape: Sequence[int], std: float, dtype:
     return (rng.standard_normal(shape, dtype=float64) * std).astype(dtype)
 
 
+def full(shape: Sequence[int], value: float, dtype: Any) -> Array:
+    """A host array of `value`."""
+    return numpy.full(shape, value, dtype)
+
+
+def copy_into(target: Array, source: Any) -> None:
+    """target[...] = source, cast to target's dtype, whichever device each is on."""
+    if type(source) not in MODULES:
+        source = numpy.asarray(source)
+    source = to_host(source).astype(target.dtype, copy=False)
+    target[...] = like(source, target)
+
+
 def scatter_add(out: Array, index: Array, rows: Array) -> None:
     """out[index[i]] += rows[i] with repeated indices added up. index (n,), rows (n, d).
 
@@ -170,6 +186,7 @@ def scatter_add(out: Array, index: Array, rows: Array) -> None:
 def top_k(x: Array, k: int) -> Array:
     """Indices (…, k) of the k largest along the last axis, largest first, ties to the lowest index.
 
+    A row must hold at least k values above −∞: what was picked is struck out by −∞.
     k passes of argmax: the same answer on every device, and for k ≤ 8 the fastest way too.
     """
     xp = xp_of(x)
@@ -183,11 +200,13 @@ def top_k(x: Array, k: int) -> Array:
 # ------------------------------------------------------------------------------- blocks, threads
 
 
-def row_blocks(xp: Any, rows: int, row_bytes: int, block_bytes: int = BLOCK_BYTES) -> list[slice]:
-    """Slices that cut `rows` into blocks of about `block_bytes`; one slice on a GPU."""
+def row_blocks(
+    xp: Any, rows: int, row_bytes: int, block_bytes: int | None = None
+) -> list[slice]:
+    """Slices that cut `rows` into blocks of about `block_bytes` (BLOCK_BYTES; more on a GPU)."""
     if xp is not numpy:
         block_bytes = DEVICE_BLOCK_BYTES
-    step = max(1, block_bytes // max(1, row_bytes))
+    step = max(1, (block_bytes or BLOCK_BYTES) // max(1, row_bytes))
     return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
 
 
@@ -255,7 +274,8 @@ def parallel_for(body: Callable[[Any], None], blocks: Sequence[Any]) -> None:
 
     The first exception of any block is raised here after all threads have stopped.
     """
-    if _pool is None or len(blocks) < 2 or getattr(_local, "inside", False):
+    pool = _pool
+    if pool is None or len(blocks) < 2 or getattr(_local, "inside", False):
         for block in blocks:
             body(block)
         return
@@ -269,9 +289,9 @@ def parallel_for(body: Callable[[Any], None], blocks: Sequence[Any]) -> None:
         except BaseException as error:  # noqa: BLE001 - carried to the caller's thread
             failures.append(error)
 
-    helpers, done = min(_pool.size, len(blocks) - 1), threading.Semaphore(0)
+    helpers, done = min(pool.size, len(blocks) - 1), threading.Semaphore(0)
     for _ in range(helpers):
-        _pool.jobs.put((job, done))
+        pool.jobs.put((job, done))
     job()
     for _ in range(helpers):
         done.acquire()

@@ -53,7 +53,7 @@ from typing import Any
 
 from ..errors import DivergedError, InputError
 from . import backend
-from .backend import MODULES, Array
+from .backend import MODULES, NUMBERS, Array
 
 PRIMITIVES: dict[str, Callable] = {}  # name → the bare function over arrays: (value, vjp)
 ops = SimpleNamespace()  # name → the function lifted to Tensors; Tensor's operators look here
@@ -146,6 +146,8 @@ class Tensor:
         return ops.power(self, exponent=-1) * other
 
     def __pow__(self, exponent):
+        if not _is_number(exponent):
+            raise TypeError("the exponent of ** must be a number: it would get no gradient")
         return ops.power(self, exponent=exponent)
 
     def __matmul__(self, other):
@@ -158,6 +160,9 @@ class Tensor:
         return ops.getitem(self, index=index)
 
     __radd__, __rmul__ = __add__, __mul__
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("a Tensor is not turned into an array silently; take .data or .numpy()")
 
     def sum(self, axis=None, keepdims: bool = False) -> Tensor:
         return ops.sum(self, axis=axis, keepdims=keepdims)
@@ -219,13 +224,14 @@ class Parameter(Tensor):
 
 
 def _is_number(x: Any) -> bool:
-    return isinstance(x, (int, float))
+    return isinstance(x, NUMBERS)
 
 
 def primitive(function: Callable) -> Callable:
     """Register a function over arrays returning (value, vjp), and lift it to Tensors."""
     name = function.__name__
     PRIMITIVES[name] = function
+    run = _checked(function) if DEBUG else function
 
     @functools.wraps(function)
     def lifted(*args, **options) -> Tensor:
@@ -237,7 +243,7 @@ def primitive(function: Callable) -> Callable:
                 if kind is not None:
                     raise _mixed(name, arrays)
                 kind = t
-        y, vjp = function(*arrays, **options)
+        y, vjp = run(*arrays, **options)
         if type(y) is not kind and type(y) not in MODULES:  # NumPy's reductions give scalars
             y = backend.as_array(y)
         node = None
@@ -270,7 +276,7 @@ def backward(tensor: Tensor, g: Any = None) -> None:
         g = MODULES[type(tensor.data)].ones_like(tensor.data)
     elif isinstance(g, Tensor):
         raise InputError("backward: g is a Tensor; pass an array (there are no second derivatives)")
-    elif (g := backend.as_array(g)).shape != tensor.shape:
+    elif (g := backend.as_array(g, tensor.dtype)).shape != tensor.shape:
         raise InputError(f"backward: g has shape {g.shape}, the tensor has {tensor.shape}")
     grads: dict[Node, Array] = {tensor.node: g}
     mine: set[Node] = set()  # nodes whose gradient array nobody else can see: added to in place
@@ -278,6 +284,8 @@ def backward(tensor: Tensor, g: Any = None) -> None:
     while queue:
         node = heapq.heappop(queue)[1]
         g = grads.pop(node)
+        if type(g) not in MODULES:  # the sum of two 0-d gradients: NumPy made it a scalar
+            g = backend.as_array(g)
         if node.vjp is None:
             _collect(node, g, node in mine)
             continue
@@ -289,7 +297,7 @@ def backward(tensor: Tensor, g: Any = None) -> None:
             if type(gx) not in MODULES:  # NumPy's 0-d results are scalars
                 gx = backend.as_array(gx)
             if gx.shape != parent.shape:
-                gx = unbroadcast(gx, parent.shape)
+                gx = unbroadcast(gx, parent.shape, node.name)
             if parent not in grads:
                 grads[parent] = gx
                 if gx is not g and gx.base is None:
@@ -330,9 +338,14 @@ def _freed(g: Array) -> Any:
     raise InputError("backward: this graph was used already and is freed; compute the loss anew")
 
 
-def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
-    """Sum g, which has a broadcast shape, down to `shape`: the transpose of broadcasting."""
+def unbroadcast(g: Array, shape: tuple[int, ...], name: str = "unbroadcast") -> Array:
+    """Sum g, which has a broadcast shape, down to `shape`: the transpose of broadcasting.
+
+    ValueError, naming the primitive, if g could not come from broadcasting `shape`.
+    """
     lead = g.ndim - len(shape)
+    if lead < 0 or any(n not in (1, m) for m, n in zip(g.shape[lead:], shape, strict=True)):
+        raise ValueError(f"{name}: its gradient of shape {g.shape} is no broadcast of {shape}")
     axes = tuple(range(lead)) + tuple(
         lead + i for i, n in enumerate(shape) if n == 1 and g.shape[lead + i] != 1
     )
@@ -410,6 +423,20 @@ def _check_output(name: str, y: Array) -> None:
         raise DivergedError(f"{name}: NaN or Inf in its output of shape {y.shape}, at {_caller()}")
 
 
+def _checked(function: Callable) -> Callable:
+    """`function`, refusing an output whose float type none of its inputs has."""
+
+    def run(*arrays, **options):
+        y, vjp = function(*arrays, **options)
+        kinds = {a.dtype for a in arrays if type(a) in MODULES and a.dtype.kind == "f"}
+        if kinds and y.dtype.kind == "f" and y.dtype not in kinds:
+            came = " and ".join(sorted(str(k) for k in kinds))
+            raise TypeError(f"{function.__name__}: its output is {y.dtype}, its inputs {came}")
+        return y, vjp
+
+    return run
+
+
 def _check_vjp(node: Node, g: Array, before: Array, gradients: tuple) -> None:
     if len(gradients) != len(node.parents):
         raise TypeError(f"{node.name}: {len(gradients)} gradients for {len(node.parents)} inputs")
@@ -420,9 +447,7 @@ def _check_vjp(node: Node, g: Array, before: Array, gradients: tuple) -> None:
             continue
         if gx.dtype != g.dtype:
             raise TypeError(f"{node.name}: gradient {i} is {gx.dtype}, g is {g.dtype}")
-        if gx.shape != parent.shape and unbroadcast(gx, parent.shape).shape != parent.shape:
-            raise ValueError(f"{node.name}: gradient {i} has shape {gx.shape}, not {parent.shape}")
-        if not is_finite(gx):
+        if not is_finite(backend.as_array(gx)):
             raise DivergedError(f"{node.name}: NaN or Inf in gradient {i} of shape {gx.shape}")
 
 

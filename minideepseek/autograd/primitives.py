@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 
+from ..errors import InputError
 from .backend import Array, scatter_add, xp_of
 from .engine import primitive
 
@@ -76,6 +77,8 @@ def power(x, *, exponent):
 @primitive
 def matmul(x, y):
     """x @ y for stacks of matrices (at least 2-D):  dx = g yᵀ, dy = xᵀ g."""
+    if x.ndim < 2 or y.ndim < 2:
+        raise InputError(f"matmul: shapes {x.shape} and {y.shape}, expected at least 2-D arrays")
     return x @ y, lambda g: (g @ y.swapaxes(-1, -2), x.swapaxes(-1, -2) @ g)
 
 
@@ -160,11 +163,15 @@ def where(mask, x, y):
 
 
 def _spread(g, x, axis, keepdims):
-    """g, the gradient of a reduction over `axis`, as a read-only view with x's shape."""
+    """g, the gradient of a reduction over `axis`, as a read-only view with x's shape.
+
+    The module is x's: g may be a NumPy scalar, as every product of 0-d arrays is.
+    """
+    xp = xp_of(x)
     if axis is not None and not keepdims:
         axes = (axis,) if isinstance(axis, int) else axis
-        g = xp_of(g).expand_dims(g, tuple(a % x.ndim for a in axes))
-    return xp_of(g).broadcast_to(g, x.shape)
+        g = xp.expand_dims(g, tuple(a % x.ndim for a in axes))
+    return xp.broadcast_to(g, x.shape)
 
 
 @primitive
