@@ -135,7 +135,7 @@ class DeepSeekV3Config:
         unknown = [key for key in changes if key not in _FIELDS]
         if unknown:
             raise InputError(f"preset {name} was given {shown(unknown[0])}, which is no field")
-        return cls(**copy.deepcopy(PRESETS[name]) | changes)
+        return cls(**(PRESETS[name] | changes))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DeepSeekV3Config":
