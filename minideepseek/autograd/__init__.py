@@ -11,3 +11,5 @@ Read in this order:
     reference    the fused ones composed of elementary ones: their plain definitions
     gradcheck    is my gradient right? a random direction, a random cotangent, and a diagnosis
 """
+
+from . import attention, experts, fused, primitives  # noqa: F401 - importing fills the registry

@@ -1,1 +1,10 @@
-""""""
+"""Part I · The layers, a chapter each.
+
+    module       parameters, modules, Linear, RMSNorm, the SwiGLU MLP; names are checkpoint names
+    rope         rotary positions and YaRN
+    cache        the latent cache
+    mla          Chapter 2: multi-head latent attention, naive and absorbed, decoupled RoPE
+    moe          Chapter 3: DeepSeekMoE, routing and balance without an auxiliary loss
+    decoder      one decoder layer: attention, then MLP or experts
+    mtp          Chapter 4a: multi-token prediction
+"""

@@ -1,0 +1,201 @@
+r"""Chapter 2 — Multi-head Latent Attention, with decoupled rotary positions
+
+A decoder that writes token t looks back at keys and values of all tokens before it. Kept for every
+head they are the memory bill of a server: 32,768 numbers per token and layer at V3's dimensions
+with plain multi-head attention, 4 MB per token in all. MLA keeps 576 per layer, 70 KB per token,
+and still gives every head keys and values of its own.
+
+The latent
+----------
+Keys and values of all heads are made from one short vector, and only that vector is kept:
+
+    c^KV = norm(W^DKV h)               (V2 eq. 9)     kv_a_proj_with_mqa, kv_a_layernorm
+    k^C  = W^UK c^KV,  v^C = W^UV c^KV (V2 eq. 10–11) kv_b_proj, per head [k_nope | v]
+    c^Q  = norm(W^DQ h)                (V2 eq. 12)    q_a_proj, q_a_layernorm
+    q^C  = W^UQ c^Q                    (V2 eq. 13)    q_b_proj  (q_proj where q_lora_rank is null)
+
+The norms are not in V2's equations but in its text and in the weights; both use ε = 1e-6 whatever
+the config says. The query's latent saves no cache, only activations in training.
+
+Absorption
+----------
+Head h scores a query against a cached token s by
+
+    q·k = qᵀ (W^UK c) = (W^UKᵀ q)ᵀ c ,
+
+so W^UK can be moved to the query's side once per query instead of once per cached token; likewise
+
+    y = Σₛ pₛ (W^UV cₛ) = W^UV (Σₛ pₛ cₛ) .
+
+In this *absorbed* form all heads attend to the same keys, the latents themselves: it is MQA with
+one key of width r + d_h^R and one value of width r. The *naive* form expands k and v first. Both
+are the same function; they differ in cost. Per head and cached token, T queries cost
+
+    naive       r (d_h + d_v)  once to expand,  + T (d_h + d_h^R + d_v)  to attend
+    absorbed    T (2r + d_h^R)
+
+multiplications: a decoded token (T = 1) wants the absorbed form, training and long prompts the
+naive one. `absorbed_is_cheaper` compares just these two lines.
+
+Why positions are decoupled
+---------------------------
+Rotating keys would put R(s) between W^UK and c: qᵀ R(t − s) W^UK c. The matrix in the middle
+changes with every distance and cannot be moved to the query's side once; every decoded token would
+have to expand all keys anew. So the rotation gets channels of its own, from a query part per head
+and one key that all heads share, made from h itself and not from the latent:
+
+    q^R = RoPE(W^QR c^Q),   k^R = RoPE(W^KR h)                      (V2 eq. 14–15)
+    qᵢ = [qᵢ^C ; qᵢ^R],     kᵢ = [kᵢ^C ; k^R]                       (V2 eq. 16–17)
+    yᵢ = Σ softmax(qᵢ·kᵢ / √(d_h + d_h^R)) vᵢ^C ,  then W^O         (V2 eq. 18–19)
+
+One softmax over the sum of both parts, with one scale. The cache holds [c^KV after its norm | k^R
+after its rotation] and nothing else.
+
+Two classes: `MultiHeadLatentAttention` is the core without positions; `DeepSeekAttention` adds the
+decoupled rotary part and is what the model uses.
+
+>>> from minideepseek import DeepSeekV3Config, Tensor
+>>> from minideepseek.layers.module import Init
+>>> import numpy as np
+>>> config = DeepSeekV3Config.preset("nano")
+>>> attention = DeepSeekAttention(config, Init(np.random.default_rng(0), 0.02))
+>>> attention(Tensor(np.ones((2, 5, 32), np.float32)))
+Tensor(shape=(2, 5, 32), float32, cpu, from linear)
+>>> cache = attention.new_cache(batch=2, capacity=8)
+>>> _ = attention(Tensor(np.ones((2, 5, 32), np.float32)), cache)
+>>> cache.data.shape                      # kv_lora_rank + qk_rope_head_dim = 16 + 8 per token
+(2, 8, 24)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..autograd.backend import Array
+from ..autograd.engine import Tensor, ops
+from .cache import LatentCache
+from .module import Init, Linear, Module, RMSNorm
+from .rope import RotaryEmbedding, softmax_scale
+
+LATENT_EPS = 1e-6  # of q_a_layernorm and kv_a_layernorm, whatever rms_norm_eps is
+
+
+class MultiHeadLatentAttention(Module):
+    """The core: down-projection, norm, up-projections; no positions but the causal mask.
+
+    config: a DeepSeekV3Config or anything with its attention fields. x (B, T, hidden_size).
+    """
+
+    rope_width = 0  # d_h^R: the subclass rotates, this class does not
+
+    def __init__(self, config: Any, init: Init) -> None:
+        heads, d, rope = config.num_attention_heads, config.hidden_size, self.rope_width
+        self.heads, self.latent = heads, config.kv_lora_rank
+        self.nope, self.value = config.qk_nope_head_dim, config.v_head_dim
+        self.scale, self.limit = self.nope**-0.5, config.max_position_embeddings
+        width, bias = heads * (self.nope + rope), config.attention_bias
+        if config.q_lora_rank is None:
+            self.q_proj = Linear(d, width, init)
+        else:
+            self.q_a_proj = Linear(d, config.q_lora_rank, init, bias)
+            self.q_a_layernorm = RMSNorm(config.q_lora_rank, LATENT_EPS, init)
+            self.q_b_proj = Linear(config.q_lora_rank, width, init)
+        self.kv_a_proj_with_mqa = Linear(d, self.latent + rope, init, bias)
+        self.kv_a_layernorm = RMSNorm(self.latent, LATENT_EPS, init)
+        self.kv_b_proj = Linear(self.latent, heads * (self.nope + self.value), init)
+        self.o_proj = Linear(heads * self.value, d, init, bias)
+
+    def __call__(
+        self,
+        x: Tensor,
+        cache: LatentCache | None = None,
+        counts: Array | None = None,
+        segment_ids: Array | None = None,
+        absorbed: bool | None = None,
+    ) -> Tensor:
+        """x (B, T, d) → (B, T, d), each token looking at itself and those before it.
+
+        cache: tokens seen earlier, which x continues; x's are appended. counts: a host array (B,),
+        how many of the T tokens of each row are real (padding is on the right). segment_ids: an
+        integer array (B, T), tokens of different segments do not see each other (not with a cache).
+        absorbed: the form; None takes the cheaper.
+        """
+        tokens = x.shape[1]
+        offsets = 0 if cache is None else cache.offsets
+        q, c_kv, k_pe = self.project(x, offsets)  # (B, T, H, dq), (B, T, r), (B, T, 1, dr) or None
+        stored = c_kv if k_pe is None else ops.concatenate(c_kv, k_pe[:, :, 0])  # (B, T, r + dr)
+        if cache is not None:
+            stored = Tensor(cache.append(stored.data, counts))  # (B, S, r + dr)
+            c_kv = stored[..., : self.latent]
+            k_pe = stored[..., None, self.latent :] if self.rope_width else None
+        if absorbed is None:
+            absorbed = cache is not None and self.absorbed_is_cheaper(tokens)
+        attend = self.attend_absorbed if absorbed else self.attend_naive
+        y = attend(q, c_kv, k_pe, stored, offsets=offsets, segment_ids=segment_ids)
+        return self.o_proj(ops.reshape(y, shape=(*x.shape[:2], self.heads * self.value)))
+
+    def project(self, x: Tensor, offsets: int | Array) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Queries (B, T, H, dq), latents after their norm (B, T, r), and the shared rotated key."""
+        return self.queries(x), self.kv_a_layernorm(self.kv_a_proj_with_mqa(x)), None
+
+    def queries(self, x: Tensor) -> Tensor:
+        """q = W^UQ norm(W^DQ h), (B, T, H, dq)."""
+        if "q_proj" in vars(self):
+            q = self.q_proj(x)
+        else:
+            q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+        return ops.reshape(q, shape=(*x.shape[:2], self.heads, self.nope + self.rope_width))
+
+    def attend_naive(
+        self, q: Tensor, c_kv: Tensor, k_pe: Tensor | None, stored: Tensor, **where: Any
+    ) -> Tensor:
+        """Expand keys and values for every head, then attend.  → (B, T, H, dv)"""
+        shape = (*c_kv.shape[:2], self.heads, self.nope + self.value)
+        kv = ops.reshape(self.kv_b_proj(c_kv), shape=shape)  # (B, S, H, dn + dv)
+        k_nope, v = kv[..., : self.nope], kv[..., self.nope :]
+        k = k_nope if k_pe is None else ops.append_shared(k_nope, k_pe)  # (B, S, H, dn + dr)
+        return ops.attention(q, k, v, scale=self.scale, **where)
+
+    def attend_absorbed(
+        self, q: Tensor, c_kv: Tensor, k_pe: Tensor | None, stored: Tensor, **where: Any
+    ) -> Tensor:
+        """Move W^UK to the queries and W^UV behind the sum; attend to latents.  → (B, T, H, dv)"""
+        shape = (self.heads, self.nope + self.value, self.latent)
+        w = ops.reshape(self.kv_b_proj.weight, shape=shape)  # per head [W^UK | W^UV]
+        w_uk, w_uv = w[:, : self.nope], w[:, self.nope :]  # (H, dn, r), (H, dv, r)
+        q_c = ops.head_linear(q[..., : self.nope], ops.transpose(w_uk, axes=(0, 2, 1)))
+        if k_pe is not None:
+            q_c = ops.concatenate(q_c, q[..., self.nope :])  # (B, T, H, r + dr)
+        keys = stored[:, :, None]  # (B, S, 1, r + dr): one head for all
+        y = ops.attention(q_c, keys, c_kv[:, :, None], scale=self.scale, **where)
+        return ops.head_linear(y, w_uv)  # (B, T, H, dv)
+
+    def absorbed_is_cheaper(self, tokens: int) -> bool:
+        """Whether T = tokens new queries cost less absorbed, by the two lines at the top."""
+        r, dn, dr, dv = self.latent, self.nope, self.rope_width, self.value
+        return tokens * (2 * r + dr) < r * (dn + dv) + tokens * (dn + dr + dv)
+
+    def new_cache(self, batch: int, capacity: int) -> LatentCache:
+        """An empty cache for `batch` rows; it grows beyond `capacity` tokens if it must."""
+        return LatentCache(batch, capacity, self.latent + self.rope_width, self.limit)
+
+
+class DeepSeekAttention(MultiHeadLatentAttention):
+    """MLA as DeepSeek-V3 has it: the core plus the decoupled rotary part.
+
+    rotary: the model's table of angles, shared by its layers; made here if left out.
+    """
+
+    def __init__(self, config: Any, init: Init, rotary: RotaryEmbedding | None = None) -> None:
+        self.rope_width = config.qk_rope_head_dim
+        super().__init__(config, init)
+        self.scale = softmax_scale(config)
+        self.rotary = rotary or RotaryEmbedding(config)
+
+    def project(self, x: Tensor, offsets: int | Array) -> tuple[Tensor, Tensor, Tensor | None]:
+        cos, sin = self.rotary.tables(offsets, x.shape[1], x.data)
+        interleaved = self.rotary.interleaved
+        q = ops.rope(self.queries(x), cos, sin, interleaved=interleaved)  # its last dr channels
+        c = self.kv_a_proj_with_mqa(x)  # [latent r | key dr]; the norm covers the latent alone
+        k_pe = ops.rope(c[:, :, None, self.latent :], cos, sin, interleaved=interleaved)
+        return q, self.kv_a_layernorm(c[..., : self.latent]), k_pe

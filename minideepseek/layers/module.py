@@ -1,0 +1,168 @@
+r"""Parameters, modules and the plain layers that every chapter uses.
+
+A `Module` finds its parts by looking at its own attributes: Parameters, Modules and lists of
+Modules; there is nothing to register. Attributes carry Hugging Face's names, so the path to a
+parameter *is* its name in a checkpoint: `model.layers.0.self_attn.o_proj.weight`.
+
+Three views of the same memory:
+
+    named_parameters()   what is trained: (name, Parameter), experts stacked
+    named_tensors()      what a checkpoint holds: (name, array), views where a name is a part of a
+                         stack, and buffers, which are stored but not trained
+    load_state_dict()    writes into named_tensors(); no array is ever replaced
+
+`Init` makes the first values. Weights are N(0, std²) (V3 §4.2 uses std 0.006, at width 7168), norm
+weights 1, biases 0.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..autograd import backend
+from ..autograd.backend import Array
+from ..autograd.engine import Parameter, Tensor, ops
+from ..errors import CheckpointError
+
+DEFAULT_SEED = 2024  # of generators made where a caller passes rng=None
+
+
+class Init:
+    """First values of parameters: N(0, std²) drawn from `rng`, or zeros if a file will fill them.
+
+    rng: a numpy.random.Generator, or None for zeros. std: the deviation. dtype: float32 or float64.
+    """
+
+    def __init__(self, rng: Any, std: float, dtype: Any = backend.float32) -> None:
+        self.rng, self.std, self.dtype = rng, std, dtype
+
+    def normal(self, *shape: int) -> Parameter:
+        if self.rng is None:
+            return self.full(0.0, *shape)
+        return Parameter(backend.normal(self.rng, shape, self.std, self.dtype))
+
+    def full(self, value: float, *shape: int) -> Parameter:
+        return Parameter(backend.full(shape, value, self.dtype))
+
+
+class Module:
+    """Anything with Parameters. Its parts are its attributes; see the top of this file."""
+
+    buffers: tuple[str, ...] = ()  # names of array attributes that are stored but not trained
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """(name, module) of the direct parts; those in lists as `name.0`, `name.1`, …"""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+            elif isinstance(value, list) and value and isinstance(value[0], Module):
+                yield from ((f"{name}.{i}", module) for i, module in enumerate(value))
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        """(name, Parameter) of everything trained, in the order of the forward pass."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + name, value
+        for name, module in self.children():
+            yield from module.named_parameters(f"{prefix}{name}.")
+
+    def parameters(self) -> list[Parameter]:
+        """Every Parameter once."""
+        return [p for _, p in self.named_parameters()]
+
+    def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Array]]:
+        """(checkpoint name, array) of everything stored; the arrays share the model's memory."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + name, value.data
+            elif name in self.buffers:
+                yield prefix + name, value
+        for name, module in self.children():
+            yield from module.named_tensors(f"{prefix}{name}.")
+
+    def state_dict(self) -> dict[str, Array]:
+        """Checkpoint name → array, as `named_tensors`: views of the model, not copies."""
+        return dict(self.named_tensors())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy `state` into the model. CheckpointError, before anything is written, for missing,
+        unexpected and wrongly shaped tensors, each named."""
+        own = self.state_dict()
+        for word, names in (("missing", own.keys() - state), ("unexpected", state.keys() - own)):
+            if names:
+                shown = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
+                raise CheckpointError(f"state: {len(names)} {word} tensors: {shown}")
+        for name, array in own.items():
+            if tuple(state[name].shape) != array.shape:
+                raise CheckpointError(
+                    f"{name}: the model wants shape {array.shape}, "
+                    f"the checkpoint has {tuple(state[name].shape)}"
+                )
+        for name, array in own.items():
+            backend.copy_into(array, state[name])
+
+    def to(self, device: str) -> Any:
+        """A copy of this module on `device` ("cpu", "cuda"); the module itself if it is there."""
+        tensors = [a for _, a in self.named_tensors()]
+        if all(backend.device_of(a).name == device for a in tensors):
+            return self
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                setattr(moved, name, Parameter(backend.to_device(value.data, device)))
+            elif isinstance(value, Module):
+                setattr(moved, name, value.to(device))
+            elif isinstance(value, list) and value and isinstance(value[0], Module):
+                setattr(moved, name, [module.to(device) for module in value])
+            elif name in self.buffers:
+                setattr(moved, name, backend.to_device(value, device))
+        return moved
+
+
+class Linear(Module):
+    """y = x Wᵀ + b.  x (…, in_features) → (…, out_features); weight (out, in), as stored by HF."""
+
+    def __init__(self, in_features: int, out_features: int, init: Init, bias: bool = False) -> None:
+        self.weight = init.normal(out_features, in_features)
+        if bias:
+            self.bias = init.full(0.0, out_features)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if "bias" in vars(self):
+            return ops.linear(x, self.weight, self.bias)
+        return ops.linear(x, self.weight)
+
+
+class Embedding(Module):
+    """Row `ids` of a table.  ids (…) integers → (…, width); weight (rows, width)."""
+
+    def __init__(self, rows: int, width: int, init: Init) -> None:
+        self.weight = init.normal(rows, width)
+
+    def __call__(self, ids: Array) -> Tensor:
+        return ops.take(self.weight, ids)
+
+
+class RMSNorm(Module):
+    """yᵢ = wᵢ xᵢ / √(mean(x²) + ε) over the last axis.  x (…, width) → the same shape."""
+
+    def __init__(self, width: int, eps: float, init: Init) -> None:
+        self.eps = eps
+        self.weight = init.full(1.0, width)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return ops.rms_norm(x, self.weight, eps=self.eps)
+
+
+class MLP(Module):
+    """SwiGLU: down(silu(gate(x)) ∘ up(x)).  x (…, hidden) → (…, hidden), `width` in between."""
+
+    def __init__(self, hidden: int, width: int, init: Init) -> None:
+        self.gate_proj = Linear(hidden, width, init)
+        self.up_proj = Linear(hidden, width, init)
+        self.down_proj = Linear(width, hidden, init)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down_proj(ops.swiglu(self.gate_proj(x), self.up_proj(x)))

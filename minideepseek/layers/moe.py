@@ -1,0 +1,226 @@
+r"""Chapter 3 — DeepSeekMoE: many small experts, one shared, balanced without an auxiliary loss
+
+A mixture-of-experts layer replaces the one wide MLP of a block by N_r narrow ones, of which each
+token uses K_r. V3 stores 671 billion parameters and multiplies each token by 37 billion of them.
+
+Two ideas make DeepSeekMoE (MoE paper, eq. 9–11): *fine-grained* experts (256 of width 2,048 instead
+of a few wide ones: far more combinations at the same cost), and *shared* experts that every token
+uses, so that the routed ones need not all learn the common things:
+
+    h′ = Σ FFN^shared(u) + Σᵢ gᵢ FFNᵢ(u)                                          (V2 eq. 20)
+
+The residual u is added by the block, not here.
+
+Routing, in V3's exact order (V3 §2.1.2)
+----------------------------------------
+    sᵢ  = σ(u·eᵢ)                      affinity of the token to expert i;  e = gate.weight
+    cᵢ  = sᵢ + bᵢ                      biased, for choosing only;  b = gate.e_score_correction_bias
+    groups: a group's score is the sum of its two largest c; the best topk_group groups are kept
+    Topk = the K_r largest c within the kept groups (the others are −∞, not 0: with negative biases
+           a 0 would win)
+    gᵢ  = sᵢ / Σ_Topk s · routed_scaling_factor        from s, not from c: the bias never enters
+
+No token is dropped, in training or in inference.
+
+Balance without an auxiliary loss (Loss-Free Balancing, algorithm 1)
+--------------------------------------------------------------------
+Routers collapse: an expert that is chosen learns, and is chosen more. A loss that punishes uneven
+loads also pulls on the router's weights, against the language model. V3 moves the bias instead,
+which has no gradient: after each optimiser step, with cᵢ the tokens that expert i received,
+
+    bᵢ ← bᵢ + γ sign(mean(c) − cᵢ) .
+
+An expert with too few tokens becomes a little easier to choose. The update uses the finished step's
+counts, from the next batch on; within a batch it would leak the future. A tiny sequence-wise loss
+remains as a safeguard against extremes within one text (V3 §2.1.2, α = 1e-4):
+
+    L = α Σᵢ fᵢ Pᵢ ,   fᵢ = N_r / (K_r T) Σₜ 1[i ∈ Topk(sₜ)] ,   Pᵢ = mean_t s′ᵢₜ ,   s′ = s / Σ s
+
+with the unbiased Topk and the gradient through P alone; perfect balance gives L = α.
+
+What to watch: MaxVio = max load / mean load − 1 per layer, and experts that received nothing.
+
+>>> import numpy as np
+>>> scores = np.array([[0.9, 0.8, 0.1, 0.2]])
+>>> route(scores, np.array([0.0, 0.0, 0.0, 0.0]), k=1, n_group=1, topk_group=1)
+array([[0]])
+>>> route(scores, np.array([-1.0, -1.0, 0.0, 0.0]), k=1, n_group=1, topk_group=1)
+array([[3]])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ..autograd import backend
+from ..autograd.backend import Array, like, to_host, top_k, xp_of
+from ..autograd.engine import Tensor, ops
+from .module import MLP, Init, Module
+
+
+def route(scores: Array, bias: Array, *, k: int, n_group: int, topk_group: int) -> Array:
+    """The experts of each token, (N, k) integers, best first.  scores (N, E), bias (E,).
+
+    V3's order: add the bias, score each of n_group groups of E / n_group experts by its two best,
+    keep topk_group groups, then take the k best experts of those. Ties go to the lower index.
+    """
+    biased = scores + bias
+    if topk_group < n_group:
+        biased = _kept_groups(biased, n_group, topk_group)
+    return top_k(biased, k)
+
+
+def _kept_groups(biased: Array, n_group: int, topk_group: int) -> Array:
+    """biased (N, E) with the experts of all but the best topk_group groups set to −∞."""
+    xp, (n, experts) = xp_of(biased), biased.shape
+    groups = biased.reshape(n, n_group, experts // n_group)
+    two_best = xp.sort(groups, -1)[..., -2:].sum(-1)  # (N, n_group)
+    kept = top_k(two_best, topk_group)  # (N, topk_group)
+    mask = (kept[:, :, None] == xp.arange(n_group)).any(1)  # (N, n_group)
+    return xp.where(mask[:, :, None], groups, -xp.inf).reshape(n, experts)
+
+
+def gate_weights(scores: Tensor, indices: Array, *, normalise: bool, factor: float) -> Tensor:
+    """gᵢ of the chosen experts, (N, k), from the unbiased scores (N, E).
+
+    normalise: divide by their sum + 1e-20; factor: routed_scaling_factor, multiplied last.
+    """
+    weights = ops.take_along_axis(scores, indices)
+    if normalise:
+        weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
+    return weights * factor
+
+
+def count_experts(indices: Array, experts: int) -> list[int]:
+    """How many (token, choice) pairs each expert has; −1 counts for nobody. One host read."""
+    xp = xp_of(indices)
+    hits = (indices.reshape(-1, 1) == xp.arange(experts)).sum(0)
+    return to_host(hits).tolist()
+
+
+def update_bias(bias: Array, counts: list[int], gamma: float) -> None:
+    """b ← b + γ sign(mean(c) − c), in place.  bias (E,), counts: the finished step's, E numbers."""
+    mean = sum(counts) / len(counts)
+    step = [gamma * ((mean > c) - (mean < c)) for c in counts]
+    bias += like(backend.as_array(step, bias.dtype), bias)
+
+
+def max_violation(counts: list[int]) -> float:
+    """MaxVio = (max load − mean load) / mean load; 0 is perfect. (Loss-Free Balancing, eq. 4)"""
+    mean = sum(counts) / len(counts)
+    return max(counts) / mean - 1 if mean else 0.0
+
+
+def sequence_balance_loss(scores: Tensor, k: int, alpha: float, mask: Array | None) -> Tensor:
+    """α Σᵢ fᵢ Pᵢ per sequence, averaged over the batch: a scalar.  scores (B, T, E), σ affinities.
+
+    mask: None or (B, T), 1 for real tokens: padding counts neither in f nor in P.
+    """
+    xp, (_, tokens, experts) = xp_of(scores.data), scores.shape
+    chosen = top_k(scores.data, k)  # (B, T, k), unbiased
+    hits = (chosen[..., None] == xp.arange(experts)).any(-2).astype(scores.dtype)  # (B, T, E)
+    shares = scores / (scores.sum(-1, keepdims=True) + 1e-20)
+    if mask is None:
+        length, f, p = tokens, hits.sum(1), shares.sum(1)
+    else:
+        real = mask.astype(scores.dtype)[:, :, None]
+        length = xp.maximum(real.sum(1), 1)  # (B, 1)
+        f, p = (hits * real).sum(1), (shares * real).sum(1)
+    f = f * (experts / k) / length  # a constant
+    return (p * (f / length)).sum(-1).mean() * alpha
+
+
+class Routing(NamedTuple):
+    """What a layer's router decided: for the balance, the metrics and the tests.
+
+    indices (N, k), −1 for padding; scores: Tensor (N, E); counts: pairs per expert, E integers.
+    """
+
+    indices: Array
+    scores: Tensor
+    counts: list[int]
+
+
+class Router(Module):
+    """Affinities and choices.  weight (E, d); e_score_correction_bias (E,) float32, not trained."""
+
+    buffers = ("e_score_correction_bias",)
+
+    def __init__(self, config: Any, init: Init) -> None:
+        self.weight = init.normal(config.n_routed_experts, config.hidden_size)
+        self.e_score_correction_bias = backend.full((config.n_routed_experts,), 0.0, "float32")
+        self.k, self.n_group, self.topk_group = (
+            config.num_experts_per_tok,
+            config.n_group,
+            config.topk_group,
+        )
+
+    def __call__(self, x: Tensor, mask: Array | None) -> Routing:
+        """x (N, d), mask None or (N,), 0 for padding, which is sent nowhere."""
+        scores = ops.sigmoid(ops.linear(x, self.weight))
+        indices = route(
+            scores.data,
+            self.e_score_correction_bias,
+            k=self.k,
+            n_group=self.n_group,
+            topk_group=self.topk_group,
+        )
+        if mask is not None:
+            indices = xp_of(indices).where(mask[:, None] != 0, indices, -1)
+        return Routing(indices, scores, count_experts(indices, self.weight.shape[0]))
+
+
+class Experts(Module):
+    """The routed experts, stacked: gate_up_proj (E, 2m, d), gate first, and down_proj (E, d, m).
+
+    A checkpoint names each expert's three matrices; `named_tensors` gives them as views.
+    """
+
+    def __init__(self, config: Any, init: Init) -> None:
+        e, m, d = config.n_routed_experts, config.moe_intermediate_size, config.hidden_size
+        self.gate_up_proj = init.normal(e, 2 * m, d)
+        self.down_proj = init.normal(e, d, m)
+
+    def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Array]]:
+        gate_up, down = self.gate_up_proj.data, self.down_proj.data
+        m = down.shape[-1]
+        for e in range(down.shape[0]):
+            yield f"{prefix}{e}.gate_proj.weight", gate_up[e, :m]
+            yield f"{prefix}{e}.up_proj.weight", gate_up[e, m:]
+            yield f"{prefix}{e}.down_proj.weight", down[e]
+
+
+class DeepSeekMoE(Module):
+    """Routed and shared experts in place of one MLP.  x (B, T, d) → (B, T, d), no residual.
+
+    config: a DeepSeekV3Config or anything with its fields of experts.
+    """
+
+    def __init__(self, config: Any, init: Init) -> None:
+        self.gate = Router(config, init)
+        self.experts = Experts(config, init)
+        shared = config.n_shared_experts * config.moe_intermediate_size
+        self.shared_experts = MLP(config.hidden_size, shared, init)
+        self.normalise, self.factor = config.norm_topk_prob, config.routed_scaling_factor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.routed(x)[0]
+
+    def routed(self, x: Tensor, mask: Array | None = None) -> tuple[Tensor, Routing]:
+        """The output and what the router decided.  mask: None or (B, T), 0 for padding."""
+        flat = ops.reshape(x, shape=(x.shape[0] * x.shape[1], x.shape[2]))
+        routing = self.gate(flat, None if mask is None else mask.reshape(-1))
+        chosen = routing.indices
+        if mask is not None:  # a gather needs an index; the product ignores rows of −1
+            chosen = xp_of(chosen).maximum(chosen, 0)
+        weights = gate_weights(routing.scores, chosen, normalise=self.normalise, factor=self.factor)
+        y = ops.expert_mlp(
+            flat,
+            self.experts.gate_up_proj,
+            self.experts.down_proj,
+            weights,
+            routing.indices,
+            counts=routing.counts,
+        )
+        return ops.reshape(y, shape=x.shape) + self.shared_experts(x), routing

@@ -1,0 +1,254 @@
+r"""DeepSeek-V3: embedding, decoder layers, norm, head, and its loss.
+
+    h⁰ = Emb(x) ,   hˡ = Layer_l(hˡ⁻¹) ,   logits = W_head norm(hᴸ)
+
+The loss of a text x₀ … x_{N−1} has three parts (V3 §4.2):
+
+    main      mean over t of  −ln P(x_{t+1} | x_≤t)
+    MTP       λ/D Σₖ Lₖ       the modules' losses, chapter 4a
+    balance   Σ over MoE layers of the sequence-wise loss, chapter 3, weight α = aux_loss_alpha
+
+and says nothing about balance beyond that: the bias update after each step belongs to the trainer.
+
+Names are a checkpoint's: `state_dict()` has the keys of DeepSeek's released files, MTP module k as
+`model.layers.{L + k − 1}` with its copies of embedding and head.
+
+>>> import numpy as np
+>>> model = DeepSeekV3(DeepSeekV3Config.preset("nano"), np.random.default_rng(0))
+>>> ids = np.array([[1, 2, 3, 4, 5]])
+>>> model(ids)
+Tensor(shape=(1, 5, 264), float32, cpu, from linear)
+>>> losses = model.losses(ids)
+>>> losses.total.backward()
+>>> model.lm_head.weight.grad.shape
+(264, 32)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..autograd import backend
+from ..autograd.backend import Array
+from ..autograd.engine import Parameter, Tensor, no_grad, ops
+from ..errors import InputError
+from ..layers.cache import ModelCache
+from ..layers.decoder import DecoderLayer
+from ..layers.module import DEFAULT_SEED, Embedding, Init, Linear, Module, RMSNorm
+from ..layers.moe import Routing, sequence_balance_loss
+from ..layers.mtp import MTPModel
+from ..layers.rope import RotaryEmbedding
+from .config import DeepSeekV3Config
+
+MTP_WEIGHT = 0.3  # λ of V3's first ten trillion tokens
+
+
+@dataclass
+class Losses:
+    """The parts of a loss, Tensors in nats: total = main + λ/D Σ mtp + balance.
+
+    mtp: one per module, unweighted; balance: weighted with α, or None; routings: one per MoE layer,
+    the modules' last, for the bias update and the metrics.
+    """
+
+    total: Tensor
+    main: Tensor
+    mtp: list[Tensor]
+    balance: Tensor | None
+    routings: list[Routing]
+
+
+class Decoder(Module):
+    """`model.*` of a checkpoint: embedding, layers, final norm."""
+
+    def __init__(self, config: DeepSeekV3Config, init: Init, rotary: RotaryEmbedding) -> None:
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, init)
+        self.layers = [
+            DecoderLayer(config, i, init, rotary) for i in range(config.num_hidden_layers)
+        ]
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, init)
+
+
+class DeepSeekV3(Module):
+    """The language model.  model(ids) → logits (B, T, vocab_size) for ids (B, T).
+
+    rng: a numpy.random.Generator for the initial weights; None makes one from seed 2024.
+    dtype: float32 or float64, of parameters and computation.
+    """
+
+    def __init__(
+        self, config: DeepSeekV3Config, rng: Any = None, dtype: Any = backend.float32
+    ) -> None:
+        if np.dtype(dtype) not in (np.dtype("float32"), np.dtype("float64")):
+            raise InputError(f"dtype: got {dtype!r}, the model computes in float32 or float64")
+        rng = np.random.default_rng(DEFAULT_SEED) if rng is None else rng
+        self._build(config, Init(rng, config.initializer_range, dtype))
+
+    def _build(self, config: DeepSeekV3Config, init: Init) -> None:
+        self.config, rotary = config, RotaryEmbedding(config)
+        self.model = Decoder(config, init, rotary)
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, init)
+        self.mtp = MTPModel(config, init, rotary)
+
+    @classmethod
+    def empty(cls, config: DeepSeekV3Config, dtype: Any = backend.float32) -> DeepSeekV3:
+        """A model whose weights are zeros, to be loaded."""
+        model = cls.__new__(cls)
+        model._build(config, Init(None, 0.0, dtype))
+        return model
+
+    # ------------------------------------------------------------------------------- forward
+
+    def __call__(self, ids: Any) -> Tensor:
+        """Logits (B, T, V) of the next token at every position.  ids (B, T) integers."""
+        return self.logits(self.hidden(self.check_ids(ids))[0])
+
+    def hidden(
+        self,
+        ids: Array,
+        cache: ModelCache | None = None,
+        counts: Array | None = None,
+        mask: Array | None = None,
+        segment_ids: Array | None = None,
+    ) -> tuple[Tensor, list[Routing]]:
+        """The normed last states (B, T, d) and the routing of each MoE layer.
+
+        cache: what was seen before; counts (B,) on the host: how many of the T tokens are real;
+        mask (B, T): 0 for padding, which is then routed nowhere; segment_ids (B, T): tokens of
+        different segments do not see each other.
+        """
+        h, routings = self.model.embed_tokens(ids), []
+        for i, layer in enumerate(self.model.layers):
+            past = None if cache is None else cache.layers[i]
+            h, routing = layer(h, past, counts, mask, segment_ids)
+            if routing is not None:
+                routings.append(routing)
+        return self.model.norm(h), routings
+
+    def logits(self, h: Tensor) -> Tensor:
+        """W_head h.  h (B, T, d) → (B, T, V)."""
+        if self.config.tie_word_embeddings:
+            return ops.linear(h, self.model.embed_tokens.weight)
+        return self.lm_head(h)
+
+    # ---------------------------------------------------------------------------------- loss
+
+    def loss(self, ids: Any, **options: Any) -> Tensor:
+        """The training loss, a scalar Tensor in nats; see `losses`."""
+        return self.losses(ids, **options).total
+
+    def losses(self, ids: Any, mtp_weight: float = MTP_WEIGHT, mask: Any = None) -> Losses:
+        """Next-token, MTP and balance losses of ids (B, N), N ≥ 2.
+
+        mtp_weight: λ. mask: None or (B, N), 0 for right padding, whose tokens are not targets, not
+        routed and not counted. InputError for ids that are no integers, out of range or too short.
+        """
+        ids = self.check_ids(ids, least=2)
+        if mask is not None:
+            mask = backend.like(np.asarray(mask), ids)
+        x = ids[:, :-1]
+        h, routings = self.hidden(x, mask=None if mask is None else mask[:, :-1])
+        terms = x.size if mask is None else max(1.0, float(mask[:, 1:].sum()))
+        main = self._cross_entropy(h, ids, 1, mask, terms)
+        total, mtp = main, []
+        if mtp_weight and self.mtp.layers:
+            depths = self.mtp(h, ids, self.model.embed_tokens, mask)
+            for k, (state, routing) in enumerate(depths, start=1):
+                mtp.append(self._cross_entropy(state, ids, k + 1, mask, terms))
+                routings.append(routing)
+                total = total + mtp[-1] * (mtp_weight / len(self.mtp.layers))
+        balance = self._balance(routings, ids.shape, mask)
+        if balance is not None:
+            total = total + balance
+        return Losses(total, main, mtp, balance, routings)
+
+    def _cross_entropy(self, h: Tensor, ids: Array, ahead: int, mask: Any, terms: float) -> Tensor:
+        """Σ −ln P(x_{t+ahead}) / terms over the slots of h (B, N − ahead, d)."""
+        logits, targets = self.logits(h), ids[:, ahead:]
+        if mask is None:
+            return ops.softmax_cross_entropy(logits, targets, denominator=terms)
+        weights = mask[:, ahead:].astype(h.dtype)
+        return ops.softmax_cross_entropy(logits, targets, weights, denominator=terms)
+
+    def _balance(self, routings: list[Routing], shape: tuple, mask: Any) -> Tensor | None:
+        """Σ of the sequence-wise losses of the MoE layers, or None for α = 0."""
+        alpha, total = self.config.aux_loss_alpha, None
+        for routing in routings if alpha else ():
+            batch, experts = shape[0], self.config.n_routed_experts
+            scores = ops.reshape(routing.scores, shape=(batch, -1, experts))
+            t = scores.shape[1]
+            real = None if mask is None else mask[:, :t]
+            k = self.config.num_experts_per_tok
+            one = sequence_balance_loss(scores, k, alpha, real)
+            total = one if total is None else total + one
+        return total
+
+    # --------------------------------------------------------------------------------- names
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        for name, parameter in super().named_parameters(prefix):
+            yield self._checkpoint_name(name), parameter
+
+    def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Array]]:
+        for name, array in super().named_tensors(prefix):
+            yield self._checkpoint_name(name), array
+        embedding = self.model.embed_tokens.weight.data
+        head = embedding if self.config.tie_word_embeddings else self.lm_head.weight.data
+        for k in range(len(self.mtp.layers)):
+            layer = f"{prefix}model.layers.{self.config.num_hidden_layers + k}."
+            yield layer + "embed_tokens.weight", embedding
+            yield layer + "shared_head.head.weight", head
+
+    def _checkpoint_name(self, name: str) -> str:
+        """mtp.layers.{k}.… is model.layers.{L + k}.… in a file."""
+        if not name.startswith("mtp.layers."):
+            return name
+        k, rest = name.removeprefix("mtp.layers.").split(".", 1)
+        return f"model.layers.{self.config.num_hidden_layers + int(k)}.{rest}"
+
+    # --------------------------------------------------------------------------------- rest
+
+    @property
+    def device(self) -> str:
+        """Where the parameters live: "cpu", "cuda", …"""
+        return self.model.norm.weight.device
+
+    def new_cache(self, batch: int, capacity: int) -> ModelCache:
+        """An empty latent cache for `batch` rows; `capacity` tokens are reserved, more may come."""
+        layers = self.model.layers
+        return ModelCache([layer.self_attn.new_cache(batch, capacity) for layer in layers])
+
+    def check_ids(self, ids: Any, least: int = 1) -> Array:
+        """ids as an integer array (B, T ≥ least) where the model lives, or InputError."""
+        if type(ids) in backend.MODULES and backend.device_of(ids).name == self.device != "cpu":
+            return ids  # on the device already: reading it back would stall
+        host = np.asarray(ids)
+        if host.ndim != 2 or host.dtype.kind not in "iu":
+            raise InputError(
+                f"ids: got {host.dtype} of shape {host.shape}, expected integers (batch, tokens)"
+            )
+        if host.shape[1] < least or host.shape[0] < 1:
+            raise InputError(f"ids: got shape {host.shape}, expected at least (1, {least})")
+        vocab = self.config.vocab_size
+        if host.min() < 0 or host.max() >= vocab:
+            wrong = int(host.min() if host.min() < 0 else host.max())
+            raise InputError(f"ids: got token {wrong}, expected 0 to {vocab - 1}")
+        return backend.like(host.astype(np.int64, copy=False), self.model.norm.weight.data)
+
+
+def evaluate_loss(model: DeepSeekV3, ids: Array, mask: Array) -> tuple[float, int]:
+    """Summed nats of the targets with mask 1, and their number: no gradient, main model only.
+
+    ids (B, T + 1); mask (B, T): whether ids[:, 1:] counts.
+    """
+    ids = model.check_ids(ids, least=2)
+    with no_grad():
+        h, _ = model.hidden(ids[:, :-1])
+        weights = backend.like(np.asarray(mask), ids).astype(h.dtype)
+        nats = ops.softmax_cross_entropy(model.logits(h), ids[:, 1:], weights, denominator=1.0)
+    return nats.item(), int(np.asarray(mask).sum())
