@@ -58,7 +58,7 @@ def expert_mlp(x, gate_up, down, weights, indices, *, counts):
 
     def vjp(g):
         dgate_up, ddown = xp.zeros_like(gate_up), xp.zeros_like(down)
-        dgates, dresults = xp.empty_like(gates), xp.empty_like(results)
+        dgates, dresults = xp.empty_like(gates), xp.empty((order.size, x.shape[1]), x.dtype)
 
         def backward(job):
             e, s = job

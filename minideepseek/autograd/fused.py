@@ -125,7 +125,8 @@ def swiglu(gate, up):
     parallel_for(forward, blocks)
 
     def vjp(g):
-        g2, dgate, dup = rows_of(g), xp.empty_like(y), xp.empty_like(y)
+        g2 = rows_of(g)
+        dgate, dup = xp.empty(gate.shape, gate.dtype), xp.empty(gate.shape, gate.dtype)
         dgate2, dup2 = rows_of(dgate), rows_of(dup)
 
         def backward(s):

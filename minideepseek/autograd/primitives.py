@@ -162,41 +162,41 @@ def where(mask, x, y):
 # --------------------------------------------------------------------------------- reductions
 
 
-def _spread(g, x, axis, keepdims):
+def _spread(xp, g, shape, axis, keepdims):
     """g, the gradient of a reduction over `axis`, as a read-only view with x's shape.
 
-    The module is x's: g may be a NumPy scalar, as every product of 0-d arrays is.
+    `xp` comes from x: g may be a NumPy scalar, as every product of 0-d arrays is.
     """
-    xp = xp_of(x)
     if axis is not None and not keepdims:
         axes = (axis,) if isinstance(axis, int) else axis
-        g = xp.expand_dims(g, tuple(a % x.ndim for a in axes))
-    return xp.broadcast_to(g, x.shape)
+        g = xp.expand_dims(g, tuple(a % len(shape) for a in axes))
+    return xp.broadcast_to(g, shape)
 
 
 @primitive
 def sum(x, *, axis=None, keepdims=False):
     """Σ x over `axis` (None, an int or a tuple):  dx = g, broadcast back."""
-    return x.sum(axis, keepdims=keepdims), lambda g: _spread(g, x, axis, keepdims)
+    xp, shape = xp_of(x), x.shape  # not x itself, which the closure would keep alive
+    return x.sum(axis, keepdims=keepdims), lambda g: _spread(xp, g, shape, axis, keepdims)
 
 
 @primitive
 def mean(x, *, axis=None, keepdims=False):
     """Σ x / n over `axis`:  dx = g / n, broadcast back. An empty mean raises ZeroDivisionError."""
-    total = x.sum(axis, keepdims=keepdims)
+    xp, shape, total = xp_of(x), x.shape, x.sum(axis, keepdims=keepdims)
     by = 1 / (x.size // total.size) if total.size else 1.0
-    return total * by, lambda g: _spread(g * by, x, axis, keepdims)
+    return total * by, lambda g: _spread(xp, g * by, shape, axis, keepdims)
 
 
 @primitive
 def max(x, *, axis=-1, keepdims=False):
     """max x over one axis; the first of equal maxima takes the gradient."""
-    xp = xp_of(x)
+    xp, shape = xp_of(x), x.shape
     best = xp.expand_dims(x.argmax(axis), axis)
     y = xp.take_along_axis(x, best, axis)
 
     def vjp(g):
-        dx = xp.zeros_like(x)
+        dx = xp.zeros(shape, g.dtype)
         xp.put_along_axis(dx, best, g if keepdims else xp.expand_dims(g, axis), axis)
         return dx
 
@@ -240,7 +240,8 @@ def log_softmax(x, *, axis=-1):
 @primitive
 def reshape(x, *, shape):
     """The same elements in another shape; a view where NumPy can."""
-    return x.reshape(shape), lambda g: g.reshape(x.shape)
+    before = x.shape
+    return x.reshape(shape), lambda g: g.reshape(before)
 
 
 @primitive
@@ -278,8 +279,10 @@ def getitem(x, *, index):
         if not (i is None or i is Ellipsis or isinstance(i, (int, slice))):
             raise TypeError(f"getitem: index {i!r} is not basic; use take or take_along_axis")
 
+    xp, shape = xp_of(x), x.shape
+
     def vjp(g):
-        dx = xp_of(x).zeros_like(x)
+        dx = xp.zeros(shape, g.dtype)
         dx[index] = g
         return dx
 
@@ -292,24 +295,24 @@ def take(x, index):
 
     dx = scatter-add of g: a row taken twice receives both gradients.
     """
-    y = x[index]
+    xp, shape = xp_of(x, index), x.shape
 
     def vjp(g):
-        width = math.prod(x.shape[1:])
-        dx = xp_of(x).zeros((x.shape[0], width), x.dtype)
+        width = math.prod(shape[1:])
+        dx = xp.zeros((shape[0], width), g.dtype)
         scatter_add(dx, index.reshape(-1), g.reshape(index.size, width))
-        return dx.reshape(x.shape), None
+        return dx.reshape(shape), None
 
-    return y, vjp
+    return x[index], vjp
 
 
 @primitive
 def take_along_axis(x, index, *, axis=-1):
     """x gathered along `axis` by an integer array, distinct along it (top-k choices, targets)."""
-    xp = xp_of(x, index)
+    xp, shape = xp_of(x, index), x.shape
 
     def vjp(g):
-        dx = xp.zeros_like(x)
+        dx = xp.zeros(shape, g.dtype)
         xp.put_along_axis(dx, index, g, axis)
         return dx, None
 
