@@ -1,0 +1,101 @@
+r"""minideepseek: DeepSeek-V3 and DeepSeek-R1 from first principles, in NumPy.
+
+Read it as a book, in this order; a folder is a part, a file a chapter:
+
+    autograd/    Part 0    the engine: tensors, primitives, backward, gradcheck
+    layers/      Part I    the layers: rotary positions, latent attention, experts, multi-token
+                           prediction
+    model/       Part II   the language model: configuration, transformer, checkpoints, generation
+    training/    Part III  how it learns: text, optimiser, trainer, report
+    cli.py                 the command line
+
+The names below are what other programs call.
+
+>>> import numpy as np
+>>> import minideepseek as mds
+>>> model = mds.DeepSeekV3(mds.DeepSeekV3Config.preset("nano"), np.random.default_rng(0))
+>>> loss = model.loss(np.array([[72, 101, 108, 108, 111]]))
+>>> loss.backward()
+>>> optimiser = mds.AdamW(model.parameters(), lr=1e-3)
+>>> optimiser.step()
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minideepseek.autograd.backend import set_threads
+    from minideepseek.autograd.engine import Parameter, Tensor, checkpoint, no_grad, primitive
+    from minideepseek.autograd.gradcheck import gradcheck
+    from minideepseek.errors import CheckpointError, DivergedError, InputError, MiniDeepSeekError
+    from minideepseek.layers.mla import DeepSeekAttention, MultiHeadLatentAttention
+    from minideepseek.layers.moe import DeepSeekMoE
+    from minideepseek.layers.mtp import MTPModel
+    from minideepseek.model.config import DeepSeekV3Config
+    from minideepseek.model.generate import generate
+    from minideepseek.model.tokenizer import ByteTokenizer
+    from minideepseek.model.transformer import DeepSeekV3
+    from minideepseek.training.optim import AdamW, clip_grad_norm
+
+__version__ = "0.1.0"
+
+# Name → module, imported when first asked for: the command line must set BLAS to one thread before
+# NumPy is loaded, and importing a package comes before anything in it can run.
+_HOME = {
+    "AdamW": "training.optim",
+    "ByteTokenizer": "model.tokenizer",
+    "CheckpointError": "errors",
+    "DeepSeekAttention": "layers.mla",
+    "DeepSeekMoE": "layers.moe",
+    "DeepSeekV3": "model.transformer",
+    "DeepSeekV3Config": "model.config",
+    "DivergedError": "errors",
+    "InputError": "errors",
+    "MTPModel": "layers.mtp",
+    "MiniDeepSeekError": "errors",
+    "MultiHeadLatentAttention": "layers.mla",
+    "Parameter": "autograd.engine",
+    "Tensor": "autograd.engine",
+    "checkpoint": "autograd.engine",
+    "clip_grad_norm": "training.optim",
+    "generate": "model.generate",
+    "gradcheck": "autograd.gradcheck",
+    "no_grad": "autograd.engine",
+    "primitive": "autograd.engine",
+    "set_threads": "autograd.backend",
+}
+__all__ = [
+    "AdamW",
+    "ByteTokenizer",
+    "CheckpointError",
+    "DeepSeekAttention",
+    "DeepSeekMoE",
+    "DeepSeekV3",
+    "DeepSeekV3Config",
+    "DivergedError",
+    "InputError",
+    "MTPModel",
+    "MiniDeepSeekError",
+    "MultiHeadLatentAttention",
+    "Parameter",
+    "Tensor",
+    "checkpoint",
+    "clip_grad_norm",
+    "generate",
+    "gradcheck",
+    "no_grad",
+    "primitive",
+    "set_threads",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'minideepseek' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"minideepseek.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

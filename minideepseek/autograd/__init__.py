@@ -12,4 +12,4 @@ Read in this order:
     gradcheck    is my gradient right? a random direction, a random cotangent, and a diagnosis
 """
 
-from . import attention, experts, fused, primitives  # noqa: F401 - importing fills the registry
+from minideepseek.autograd import attention, experts, fused, primitives  # noqa: F401 - importing fills the registry

@@ -25,9 +25,9 @@ from __future__ import annotations
 
 import math
 
-from ..errors import InputError
-from .backend import Array, like, on_host, parallel_for, row_blocks, xp_of
-from .engine import primitive
+from minideepseek.autograd.backend import Array, like, on_host, parallel_for, row_blocks, xp_of
+from minideepseek.autograd.engine import primitive
+from minideepseek.errors import InputError
 
 TILE = 64  # queries of one tile; on a GPU, as many as its block budget allows
 SCORES_BYTES = 1 << 19  # of one tile of scores: half of a common second-level cache

@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from ..errors import InputError
+from minideepseek.errors import InputError
 
 Array = Any  # numpy.ndarray, cupy.ndarray or the tests' stand-in
 float32, float64, int64 = numpy.float32, numpy.float64, numpy.int64

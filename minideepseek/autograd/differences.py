@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
-from .engine import unbroadcast
+from minideepseek.autograd.engine import unbroadcast
+from minideepseek.errors import InputError
 
 STEPS = [1e-2 / 4**k for k in range(11)]  # … 1e-8
 TABLE_LIMIT = 4096  # entries of an argument up to which its whole gradient is made by differences

@@ -51,9 +51,9 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from ..errors import DivergedError, InputError
-from . import backend
-from .backend import MODULES, NUMBERS, Array
+from minideepseek.autograd import backend
+from minideepseek.autograd.backend import MODULES, NUMBERS, Array
+from minideepseek.errors import DivergedError, InputError
 
 PRIMITIVES: dict[str, Callable] = {}  # name → the bare function over arrays: (value, vjp)
 ops = SimpleNamespace()  # name → the function lifted to Tensors; Tensor's operators look here
@@ -209,6 +209,8 @@ class Parameter(Tensor):
 
     def __init__(self, data: Any) -> None:
         data = backend.as_array(data)
+        if not data.flags.c_contiguous:  # optimisers walk it as one row
+            data = data.copy(order="C")
         super().__init__(data, Node("Parameter", data.shape, (), None))
 
     @property

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-from .backend import Array, parallel_for, row_blocks, xp_of
-from .engine import primitive
-from .fused import silu_parts, silu_slope
+from minideepseek.autograd.backend import Array, parallel_for, row_blocks, xp_of
+from minideepseek.autograd.engine import primitive
+from minideepseek.autograd.fused import silu_parts, silu_slope
 
 
 @primitive

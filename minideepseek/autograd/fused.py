@@ -17,8 +17,15 @@ from __future__ import annotations
 
 import math
 
-from .backend import Array, matmul_rows, matmul_tokens, parallel_for, row_blocks, xp_of
-from .engine import primitive
+from minideepseek.autograd.backend import (
+    Array,
+    matmul_rows,
+    matmul_tokens,
+    parallel_for,
+    row_blocks,
+    xp_of,
+)
+from minideepseek.autograd.engine import primitive
 
 
 def rows_of(x: Array) -> Array:

@@ -52,9 +52,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, MiniDeepSeekError
-from .differences import TABLE_LIMIT, Problem, own_sizes, read_only, size_of
-from .engine import Parameter, Tensor, backward, no_grad
+from minideepseek.autograd.differences import TABLE_LIMIT, Problem, own_sizes, read_only, size_of
+from minideepseek.autograd.engine import Parameter, Tensor, backward, no_grad
+from minideepseek.errors import InputError, MiniDeepSeekError
 
 
 class GradientError(MiniDeepSeekError, AssertionError):

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import math
 
-from ..errors import InputError
-from .backend import Array, scatter_add, xp_of
-from .engine import primitive
+from minideepseek.autograd.backend import Array, scatter_add, xp_of
+from minideepseek.autograd.engine import primitive
+from minideepseek.errors import InputError
 
 # --------------------------------------------------------------------------------- arithmetic
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 
-from . import primitives as p
-from .backend import as_array, like, xp_of
-from .engine import Tensor
+from minideepseek.autograd import primitives as p
+from minideepseek.autograd.backend import as_array, like, xp_of
+from minideepseek.autograd.engine import Tensor
 
 
 def linear(x, weight, bias=None):

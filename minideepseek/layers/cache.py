@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..autograd import backend
-from ..autograd.backend import Array, like, xp_of
-from ..errors import InputError
+from minideepseek.autograd import backend
+from minideepseek.autograd.backend import Array, like, xp_of
+from minideepseek.errors import InputError
 
 
 class LatentCache:

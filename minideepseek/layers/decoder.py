@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..autograd.backend import Array
-from ..autograd.engine import Tensor
-from .cache import LatentCache
-from .mla import DeepSeekAttention
-from .module import MLP, Init, Module, RMSNorm
-from .moe import DeepSeekMoE, Routing
-from .rope import RotaryEmbedding
+from minideepseek.autograd.backend import Array
+from minideepseek.autograd.engine import Tensor
+from minideepseek.layers.cache import LatentCache
+from minideepseek.layers.mla import DeepSeekAttention
+from minideepseek.layers.module import MLP, Init, Module, RMSNorm
+from minideepseek.layers.moe import DeepSeekMoE, Routing
+from minideepseek.layers.rope import RotaryEmbedding
 
 
 class DecoderLayer(Module):

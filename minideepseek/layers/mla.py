@@ -71,11 +71,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..autograd.backend import Array
-from ..autograd.engine import Tensor, ops
-from .cache import LatentCache
-from .module import Init, Linear, Module, RMSNorm
-from .rope import RotaryEmbedding, softmax_scale
+from minideepseek.autograd.backend import Array
+from minideepseek.autograd.engine import Tensor, ops
+from minideepseek.layers.cache import LatentCache
+from minideepseek.layers.module import Init, Linear, Module, RMSNorm
+from minideepseek.layers.rope import RotaryEmbedding, softmax_scale
 
 LATENT_EPS = 1e-6  # of q_a_layernorm and kv_a_layernorm, whatever rms_norm_eps is
 

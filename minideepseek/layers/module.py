@@ -21,10 +21,10 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..autograd import backend
-from ..autograd.backend import Array
-from ..autograd.engine import Parameter, Tensor, ops
-from ..errors import CheckpointError
+from minideepseek.autograd import backend
+from minideepseek.autograd.backend import Array
+from minideepseek.autograd.engine import Parameter, Tensor, ops
+from minideepseek.errors import CheckpointError
 
 DEFAULT_SEED = 2024  # of generators made where a caller passes rng=None
 

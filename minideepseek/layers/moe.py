@@ -53,10 +53,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ..autograd import backend
-from ..autograd.backend import Array, like, to_host, top_k, xp_of
-from ..autograd.engine import Tensor, ops
-from .module import MLP, Init, Module
+from minideepseek.autograd import backend
+from minideepseek.autograd.backend import Array, like, to_host, top_k, xp_of
+from minideepseek.autograd.engine import Tensor, ops
+from minideepseek.layers.module import MLP, Init, Module
 
 
 def route(scores: Array, bias: Array, *, k: int, n_group: int, topk_group: int) -> Array:

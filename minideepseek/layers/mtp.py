@@ -30,12 +30,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..autograd.backend import Array
-from ..autograd.engine import Tensor, ops
-from .decoder import DecoderLayer
-from .module import Embedding, Init, Linear, Module, RMSNorm
-from .moe import Routing
-from .rope import RotaryEmbedding
+from minideepseek.autograd.backend import Array
+from minideepseek.autograd.engine import Tensor, ops
+from minideepseek.layers.decoder import DecoderLayer
+from minideepseek.layers.module import Embedding, Init, Linear, Module, RMSNorm
+from minideepseek.layers.moe import Routing
+from minideepseek.layers.rope import RotaryEmbedding
 
 
 class SharedHead(Module):

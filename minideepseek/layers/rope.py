@@ -46,8 +46,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..autograd.backend import Array, device_of, like, xp_of
-from ..errors import InputError
+from minideepseek.autograd.backend import Array, device_of, like, xp_of
+from minideepseek.errors import InputError
 
 
 def _plain(width: int, theta: float) -> list[float]:

@@ -32,17 +32,17 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import backend
-from ..autograd.backend import Array
-from ..autograd.engine import Parameter, Tensor, no_grad, ops
-from ..errors import InputError
-from ..layers.cache import ModelCache
-from ..layers.decoder import DecoderLayer
-from ..layers.module import DEFAULT_SEED, Embedding, Init, Linear, Module, RMSNorm
-from ..layers.moe import Routing, sequence_balance_loss
-from ..layers.mtp import MTPModel
-from ..layers.rope import RotaryEmbedding
-from .config import DeepSeekV3Config
+from minideepseek.autograd import backend
+from minideepseek.autograd.backend import Array
+from minideepseek.autograd.engine import Parameter, Tensor, no_grad, ops
+from minideepseek.errors import InputError
+from minideepseek.layers.cache import ModelCache
+from minideepseek.layers.decoder import DecoderLayer
+from minideepseek.layers.module import DEFAULT_SEED, Embedding, Init, Linear, Module, RMSNorm
+from minideepseek.layers.moe import Routing, sequence_balance_loss
+from minideepseek.layers.mtp import MTPModel
+from minideepseek.layers.rope import RotaryEmbedding
+from minideepseek.model.config import DeepSeekV3Config
 
 MTP_WEIGHT = 0.3  # λ of V3's first ten trillion tokens
 

@@ -1,0 +1,209 @@
+r"""Writing text: sampling from the model with the latent cache.
+
+A step turns the logits z of the next token into a distribution and draws from it:
+
+    temperature τ    p = softmax(z / τ);  τ = 0 is the argmax
+    top_k            only the k most probable tokens
+    top_p            only the smallest set of most probable tokens whose mass reaches p (Holtzman
+                     et al. 2020)
+
+The draw inverts the cumulative distribution at one uniform number, made on the host in float64, so
+that every device draws the same tokens from the same generator.
+
+The prompt is read in one pass; then each step feeds one token per row, and attention runs absorbed
+over the cached latents (chapter 2). Decoding one sequence stays on one thread: its products are too
+small to share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from minideepseek.autograd import backend
+from minideepseek.autograd.engine import no_grad, ops
+from minideepseek.errors import InputError
+from minideepseek.layers.module import DEFAULT_SEED
+from minideepseek.model.transformer import DeepSeekV3
+
+
+def probabilities(
+    logits: np.ndarray, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0
+) -> np.ndarray:
+    """The distribution that is sampled from, (B, V) float64, from host logits (B, V).
+
+    Temperature first, then top_k, then top_p of what is left, then normalised again. Of equal
+    logits the lower token is kept first. temperature = 0 gives all mass to the argmax.
+    """
+    z = logits.astype(np.float64)
+    if temperature == 0:
+        return (np.arange(z.shape[-1]) == z.argmax(-1)[:, None]).astype(np.float64)
+    z = z / temperature
+    p = np.exp(z - z.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    if (top_k is None or top_k >= p.shape[-1]) and top_p >= 1:
+        return p
+    order = np.argsort(-p, axis=-1, kind="stable")
+    ranked = np.take_along_axis(p, order, -1)
+    if top_k is not None:
+        ranked[:, top_k:] = 0
+        ranked /= ranked.sum(-1, keepdims=True)
+    before = np.cumsum(ranked, -1) - ranked  # the mass of more probable tokens
+    ranked[before >= top_p] = 0
+    kept = np.zeros_like(p)
+    np.put_along_axis(kept, order, ranked, -1)
+    return kept / kept.sum(-1, keepdims=True)
+
+
+def draw(p: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One token per row of p (B, V): the first whose cumulative mass exceeds a uniform number."""
+    cumulative = np.cumsum(p, -1)
+    u = rng.random((p.shape[0], 1)) * cumulative[:, -1:]
+    tokens = (cumulative <= u).sum(-1)
+    last = p.shape[-1] - 1 - (p[:, ::-1] > 0).argmax(-1)  # u may round up to the total
+    return np.minimum(tokens, last)
+
+
+def check_sampling(temperature: float, top_k: int | None, top_p: float) -> None:
+    """InputError for values that define no distribution."""
+    if not 0 <= temperature < float("inf"):
+        raise InputError(f"temperature: got {temperature}, expected a number of at least 0")
+    if top_k is not None and not (isinstance(top_k, int) and top_k >= 1):
+        raise InputError(f"top_k: got {top_k!r}, expected None or an integer of at least 1")
+    if not 0 < top_p <= 1:
+        raise InputError(f"top_p: got {top_p}, expected a number in (0, 1]")
+
+
+def generate(
+    model: DeepSeekV3,
+    ids: Any,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    eos_token_id: int | None = None,
+    pad_token_id: int | None = None,
+    rng: Any = None,
+    lengths: Any = None,
+) -> np.ndarray:
+    """Continue each row of ids (B, T) by up to max_new_tokens; → integers (B, T + new) on the host.
+
+    A row ends with eos_token_id and is padded with pad_token_id (eos_token_id by default); new is
+    smaller than max_new_tokens if all rows end before. lengths (B,): real tokens of right-padded
+    prompts; the continuation of a row then follows its last real token. rng: a Generator, None
+    makes one from seed 2024 (greedy decoding draws nothing). InputError for bad sampling values,
+    token ids out of range, or more tokens than max_position_embeddings.
+    """
+    steps = stream(
+        model, ids, max_new_tokens, temperature, top_k, top_p, eos_token_id, rng, lengths
+    )
+    prompt = np.asarray(ids)
+    ends = _prompt_lengths(prompt, lengths)
+    pad = pad_token_id if pad_token_id is not None else eos_token_id
+    out = np.full((prompt.shape[0], prompt.shape[1] + max_new_tokens), -1, np.int64)
+    for row, end in enumerate(ends):
+        out[row, :end] = prompt[row, :end]
+    new = 0
+    for tokens in steps:  # −1 where a row has ended
+        out[np.arange(len(ends)), ends + new] = tokens
+        new += 1
+    out = out[:, : prompt.shape[1] + new]
+    if pad is not None:
+        out[out < 0] = pad
+    elif (out < 0).any():
+        raise InputError("pad_token_id: needed where rows differ in length, got None")
+    return out
+
+
+def stream(
+    model: DeepSeekV3,
+    ids: Any,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    eos_token_id: int | None = None,
+    rng: Any = None,
+    lengths: Any = None,
+) -> Iterator[np.ndarray]:
+    """The tokens of `generate` as they are made: an array (B,) per step, −1 for ended rows."""
+    check_sampling(temperature, top_k, top_p)
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
+        raise InputError(f"max_new_tokens: got {max_new_tokens!r}, expected an integer ≥ 0")
+    prompt = np.asarray(ids)
+    model.check_ids(prompt)
+    ends, limit = _prompt_lengths(prompt, lengths), model.config.max_position_embeddings
+    if ends.max() + max_new_tokens > limit:
+        raise InputError(
+            f"max_new_tokens: {ends.max()} prompt tokens and {max_new_tokens} new ones are more "
+            f"than max_position_embeddings {limit}"
+        )
+    rng = np.random.default_rng(DEFAULT_SEED) if rng is None else rng
+    sampling = (temperature, top_k, top_p)
+    return _steps(model, prompt, ends, max_new_tokens, sampling, eos_token_id, rng)
+
+
+def _steps(
+    model: DeepSeekV3,
+    prompt: np.ndarray,
+    ends: np.ndarray,
+    max_new_tokens: int,
+    sampling: tuple,
+    eos_token_id: int | None,
+    rng: np.random.Generator,
+) -> Iterator[np.ndarray]:
+    rows = np.arange(len(ends))
+    alive = np.ones(len(ends), bool)
+    cache = model.new_cache(len(ends), int(ends.max()) + max_new_tokens)
+    feed, counts = prompt[:, : ends.max()], ends
+    for _ in range(max_new_tokens):
+        logits = next_logits(model, feed, cache, counts)
+        if sampling[0] == 0:
+            tokens = logits.argmax(-1)
+        else:
+            tokens = draw(probabilities(logits, *sampling), rng)
+        yield np.where(alive, tokens, -1)
+        if eos_token_id is not None:
+            alive &= tokens != eos_token_id
+            if not alive.any():
+                return
+        feed, counts = tokens[rows, None], np.ones_like(ends)
+
+
+def next_logits(model: DeepSeekV3, feed: Any, cache: Any, counts: np.ndarray) -> np.ndarray:
+    """Logits (B, V) on the host after each row's last real token of feed (B, T), which is cached.
+
+    counts (B,): how many of the T tokens of each row are real; the others are padding on the right.
+    """
+    ids = model.check_ids(feed)
+    (batch, tokens), ragged = feed.shape, (counts != feed.shape[1]).any()
+    mask = None
+    if ragged:
+        mask = backend.like((np.arange(tokens) < counts[:, None]).astype(np.int64), ids)
+    quiet = backend.serial() if batch * tokens < 8 else contextlib.nullcontext()
+    with no_grad(), quiet:
+        h, _ = model.hidden(ids, cache, counts if ragged else None, mask)
+        last = h[:, -1:] if not ragged else _last_states(h, counts)
+        return backend.to_host(model.logits(last).data)[:, 0]
+
+
+def _last_states(h: Any, counts: np.ndarray) -> Any:
+    """h (B, T, d) → (B, 1, d), the state of each row's last real token."""
+    batch, tokens, width = h.shape
+    at = backend.like(np.arange(batch) * tokens + counts - 1, h.data)
+    return ops.take(ops.reshape(h, shape=(batch * tokens, width)), at[:, None])
+
+
+def _prompt_lengths(prompt: np.ndarray, lengths: Any) -> np.ndarray:
+    if lengths is None:
+        return np.full(prompt.shape[0], prompt.shape[1], np.int64)
+    ends = np.asarray(lengths)
+    if ends.shape != prompt.shape[:1] or ends.min() < 1 or ends.max() > prompt.shape[1]:
+        raise InputError(
+            f"lengths: got {ends.tolist()}, expected {prompt.shape[0]} numbers "
+            f"from 1 to {prompt.shape[1]}"
+        )
+    return ends.astype(np.int64)

@@ -1,0 +1,144 @@
+r"""AdamW, gradient clipping, and the learning-rate schedule.
+
+AdamW (Loshchilov & Hutter 2019, algorithm 2), per parameter p with gradient g at step t:
+
+    m ← β₁ m + (1 − β₁) g                       a running mean of the gradient
+    v ← β₂ v + (1 − β₂) g²                      and of its square
+    p ← p − η ( m̂ / (√v̂ + ε) + λ p ) ,          m̂ = m / (1 − β₁ᵗ),   v̂ = v / (1 − β₂ᵗ)
+
+The decay λ stands beside the adaptive step, not inside it: a weight with small gradients decays no
+faster than one with large ones. V3 trains with β = (0.9, 0.95), λ = 0.1 and gradients clipped to a
+global norm of 1 (V3 §4.2).
+
+One step walks memory once, in blocks that fit the cache, and allocates nothing after the first.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from minideepseek.autograd.backend import Array, parallel_for, row_blocks, xp_of
+from minideepseek.autograd.engine import Parameter
+from minideepseek.errors import InputError
+
+BLOCK = 1 << 16  # elements: p, g, m, v and a scratch of float32 together fill about 1.3 MiB
+
+
+def matrices_only(decay: float) -> Callable[[Parameter], float]:
+    """λ for weight matrices and embeddings, 0 for norm weights and biases (one axis)."""
+    return lambda parameter: decay if parameter.ndim > 1 else 0.0
+
+
+class AdamW:
+    """AdamW over a list of Parameters; those without a gradient are left alone.
+
+    lr: η, may be set before any step. weight_decay: λ, a number or a function of the Parameter.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float | Callable[[Parameter], float] = 0.1,
+    ) -> None:
+        self.parameters = list(parameters)
+        if not self.parameters:
+            raise InputError("parameters: got none, an optimiser needs at least one Parameter")
+        if not (0 <= betas[0] < 1 and 0 <= betas[1] < 1):
+            raise InputError(f"betas: got {betas}, expected two numbers in [0, 1)")
+        self.lr, self.betas, self.eps, self.steps = lr, betas, eps, 0
+        decay = weight_decay if callable(weight_decay) else lambda _: weight_decay
+        self.decay = [float(decay(p)) for p in self.parameters]
+        self.m = [xp_of(p.data).zeros_like(p.data) for p in self.parameters]
+        self.v = [xp_of(p.data).zeros_like(p.data) for p in self.parameters]
+        self._local = threading.local()
+        self._jobs = [
+            (i, block)
+            for i, p in enumerate(self.parameters)
+            for block in row_blocks(xp_of(p.data), p.size, 1, BLOCK)
+        ]
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def step(self) -> None:
+        """One update from the gradients collected since `zero_grad`."""
+        self.steps += 1
+        (b1, b2), t = self.betas, self.steps
+        # η m̂/(√v̂ + ε) = η′ m/(√v + ε′): both corrections as two numbers, not two arrays
+        root = math.sqrt(1 - b2**t)
+        rate, eps = self.lr * root / (1 - b1**t), self.eps * root
+
+        def update(job: tuple[int, slice]) -> None:
+            i, s = job
+            parameter = self.parameters[i]
+            if parameter.grad is None:
+                return
+            p, g, m, v = (
+                a.reshape(-1)[s] for a in (parameter.data, parameter.grad, self.m[i], self.v[i])
+            )
+            xp, scratch = xp_of(p, g), self._scratch(p)
+            m *= b1
+            xp.multiply(g, 1 - b1, out=scratch)
+            m += scratch
+            xp.multiply(g, g, out=scratch)
+            scratch *= 1 - b2
+            v *= b2
+            v += scratch
+            xp.sqrt(v, out=scratch)
+            scratch += eps
+            xp.divide(m, scratch, out=scratch)
+            scratch *= rate
+            if self.decay[i]:
+                p *= 1 - self.lr * self.decay[i]
+            p -= scratch
+
+        parallel_for(update, self._jobs)
+
+    def _scratch(self, like: Array) -> Array:
+        """This thread's work array for one block, made once."""
+        held = vars(self._local).get(like.dtype)
+        if held is None or held.size < like.size:
+            held = vars(self._local)[like.dtype] = xp_of(like).empty_like(like)
+        return held[: like.size]
+
+
+def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> Any:
+    """Scale all gradients so that their global norm is at most max_norm; returns the norm before.
+
+    A number; on a GPU a 0-d array, which only a reader waits for.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if not grads:
+        return 0.0
+    xp, norm = xp_of(*grads), _norm(grads)
+    factor = xp.minimum(max_norm / (norm + 1e-6), 1.0).astype(grads[0].dtype)
+
+    def scale(g: Array) -> None:
+        g *= factor
+
+    parallel_for(scale, grads)
+    return norm
+
+
+def _norm(grads: list[Array]) -> Any:
+    """√Σ g² over all arrays, each array's sum in its own dtype, the total in float64."""
+    xp = xp_of(*grads)
+    squares = [xp.vdot(g.reshape(-1), g.reshape(-1)) for g in grads]
+    return xp.sqrt(xp.stack(squares).astype("float64").sum())
+
+
+def cosine_schedule(step: int, steps: int, peak: float, warmup: int, final: float = 0.1) -> float:
+    """Learning rate of step 0 … steps − 1: linear to `peak` over `warmup` steps, then half a cosine
+    down to final · peak (V3 §4.2 has the same shape, with a plateau between)."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - 1 - warmup)
+    return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
