@@ -93,6 +93,9 @@ SNIPPETS = {
     "row mask": lambda m, a, b, i, p: a[a[:, 0] > 0],
     "scatter": lambda m, a, b, i, p: put(a, p, b),
     "masked write": lambda m, a, b, i, p: put(a, b > 0, 7.0),
+    "mask and array": lambda m, a, b, i, p: put(
+        m.stack([a, b]), ((m.arange(2) >= 0)[:, None] & (m.arange(len(a)) < 1), ..., m.arange(2)),
+        b[0, :2]),
     "slice write": lambda m, a, b, i, p: put(a, (slice(None), 0), b[:, -1]),
     "view write": lambda m, a, b, i, p: written(m, lambda x: put(x.T[0], ..., 3.0), a),
     "in place": lambda m, a, b, i, p: operator.imul(operator.iadd(a, b), 2.0),
@@ -216,6 +219,8 @@ def test_out_is_returned_and_written_where_it_lies():
     assert xp.exp(x, out=out) is out and xp.add(x, x, out) is out
     assert xp.matmul(x, x.T, out=(square := xp.empty((3, 3), np.float32))) is square
     assert xp.sum(x, axis=0, out=out[0]).base is out
+    total = xp.zeros(4, np.float32)
+    assert xp.sum(x, 0, None, total) is total and float(total[0]) == 12
     np.testing.assert_array_equal(out.get()[0], x.get().sum(0))
 
 

@@ -6,8 +6,11 @@ import re
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.standin import cupy as xp
+from tests.standin.indexing import repeated
 
 FLOAT8, BFLOAT16 = ml_dtypes.float8_e4m3fn, ml_dtypes.bfloat16
 HOST = np.ones((3, 4), np.float32)
@@ -146,6 +149,7 @@ MISTAKES = {
         "pairs": lambda x: put(x, (np.array([0, 0]), np.array([1, 1])), up([1.0, 2.0])),
         "scattered axes": lambda x: put(x[None], (up([0, 0]), ..., 1), up(np.ones((2, 3)))),
         "columns": lambda x: put(x, (slice(None), up([1, 1])), x[:, :2] * 1),
+        "behind an ellipsis": lambda x: put(x, (..., up([0, -4])), x[:, :2] * 1),
         "put_along_axis": lambda x: xp.put_along_axis(x, xp.zeros((3, 2), int), x[:, :2] * 1, 1),
         "put": lambda x: xp.put(x, up([1, 1]), up([1.0, 2.0])),
         "+= loses sums": lambda x: put(x, (i := up([1, 1])), x[i] + x[:2]),
@@ -181,3 +185,30 @@ def test_planted_mistake_is_refused(sentence, name):
 
 def test_there_are_enough_planted_mistakes():
     assert sum(len(group) for group in MISTAKES.values()) >= 100
+
+
+PART = {
+    "slice": lambda rng, n: slice(None, None, int(rng.integers(1, 3))),
+    "integer": lambda rng, n: int(rng.integers(-n, n)),
+    "array": lambda rng, n: rng.integers(-n, n, size=2),
+    "column": lambda rng, n: rng.integers(-n, n, size=(3, 1)),
+    "mask": lambda rng, n: rng.permutation(np.arange(n) < 2),
+}
+
+
+@given(parts=st.lists(st.sampled_from(sorted(PART)), min_size=1, max_size=3),
+       dots=st.none() | st.integers(0, 3), new=st.none() | st.integers(0, 3),
+       seed=st.integers(0, 999))  # fmt: skip
+def test_repeated_indices_are_told_exactly(parts, dots, new, seed):
+    rng, shape = np.random.default_rng(seed), (2, 3, 4)
+    first = len(parts) if dots is None else min(dots, len(parts))
+    axes = [*range(first), *range(3 - (len(parts) - first), 3)]
+    index = [PART[part](rng, shape[axis]) for part, axis in zip(parts, axes, strict=True)]
+    if dots is not None:
+        index.insert(first, ...)
+    if new is not None:
+        index.insert(min(new, len(index)), None)
+    hits = np.zeros(shape, int)
+    np.add.at(hits, tuple(index), 1)
+    if any(isinstance(part, np.ndarray) for part in index):
+        assert repeated(tuple(index), shape) == (hits > 1).any()

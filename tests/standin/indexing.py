@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .array import counters, ndarray, root, unsupported, view_of, wrap
+from .array import counters, ndarray, unsupported, view_of, wrap
 
 _BASIC = frozenset([int, slice, type(None), type(Ellipsis)])
 
@@ -58,9 +58,7 @@ def get_item(self: ndarray, index: Any) -> ndarray:
             memory = self._memory[(*key, ...) if type(key) is tuple else (key, ...)]
         return view_of(self, memory)
     counters.launches += 1
-    result = np.asarray(self._values[key])
-    shared = result.base is not None and root(result) is root(self._memory)
-    return wrap(result.copy() if shared else result)  # numpy takes 0-d index arrays as integers
+    return wrap(self._values[key])
 
 
 def repeated(index: Any, shape: tuple[int, ...]) -> bool:
