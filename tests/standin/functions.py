@@ -37,8 +37,8 @@ def unwrap(value: Any, slot: str = "_values") -> Any:
         if 0 < arrays < len(items):
             raise TypeError("Only cupy arrays can be put together: upload the rest first")
         return tuple(items) if isinstance(value, tuple) else items
-    value_or_option = operand(value)
-    return value if value_or_option is NotImplemented else value_or_option
+    known = operand(value)
+    return value if known is NotImplemented else known
 
 
 def parents_of(values: Iterable[Any]) -> list[ndarray]:
@@ -213,6 +213,11 @@ class ufunc:
                 values.append(arg)
             else:
                 values.append(_number(arg))
+        if type(out) is ndarray and dtype is None and casting is None and len(args) == self.nin:
+            if self.nout == 1 and not self._no_bfloat16:  # the common case, kept short
+                counters.launches += 1
+                self._f(*values, out._values)
+                return out
         if len(args) != self.nin or out is not None or self._no_bfloat16:
             args, values, out = self._outputs(args, values, out)
         counters.launches += 1

@@ -37,8 +37,10 @@ _SYNCS = (
     "unique_values unravel_index"
 ).split()
 _IN_PLACE = "copyto fill_diagonal place putmask".split()
-_CREATION = "arange bartlett blackman empty eye hamming hanning identity indices kaiser ones tri "
-_CREATION += "tril_indices triu_indices zeros"
+_CREATION = (
+    "arange bartlett blackman empty eye hamming hanning identity indices kaiser ones tri "
+    "tril_indices triu_indices zeros"
+).split()
 _NOT_OFFERED = set(
     "apply_along_axis apply_over_axes asarray_chkfinite asfarray clear_memo disp fromDlpack "
     "from_dlpack frombuffer fromfile fromfunction fromiter fromstring fuse genfromtxt load loadtxt "
@@ -240,7 +242,7 @@ def _resolve(name: str) -> Any:
     if name in _HOST:
         return _host_function(name)
     signature = FUNCTIONS[name]
-    if name in _CREATION.split():
+    if name in _CREATION:
         return build_creation(name, f, signature, launches=name != "empty")
     if name in _IN_PLACE:
         return build_in_place(name, f, signature)
