@@ -8,7 +8,7 @@ a result is a view is not declared but seen: it shares its memory with an argume
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -104,20 +104,44 @@ def _plain(value: Any) -> bool:
     return kind in _OPTIONS or isinstance(value, np.dtype)
 
 
+class _Made(NamedTuple):
+    """What `build` knows of one function."""
+
+    name: str
+    f: Callable
+    signature: Signature
+    slot: str  # of an array: "_memory" also takes arrays that CuPy cannot compute with
+    syncs: int  # how often CuPy waits
+    in_common: int  # how many arguments numpy takes in CuPy's order; the rest go by keyword
+
+    def with_care(self, args: Any, kwargs: dict) -> Any:
+        """The call with lists, out=, required arguments by keyword, or mistakes."""
+        args, kwargs = _checked(self.name, self.signature, args, kwargs)
+        if not self.signature.varargs:
+            names = self.signature.positional[self.in_common :]
+            kwargs.update(zip(names, args[self.in_common :], strict=False))
+            args = args[: self.in_common]
+        values = [unwrap(arg, self.slot) for arg in args]
+        options = {key: unwrap(value, self.slot) for key, value in kwargs.items()}
+        parents = parents_of([*args, *kwargs.values()])
+        if not parents:
+            raise TypeError(f"cupy.{self.name} got no device array")
+        counters.syncs += self.syncs
+        return finish(self.f(*values, **options), parents, kwargs.get("out"))
+
+
 def build(
     name: str, f: Callable, signature: Signature, *, views: bool = False, syncs: int = 0,
-    by_position: int | None = None,
+    in_common: int | None = None,
 ) -> Callable:
-    """A function of device arrays from numpy's `f`.
-
-    `views`: also takes arrays that CuPy cannot compute with. `syncs`: how often CuPy waits.
-    `by_position`: how many arguments numpy's order has in common with CuPy's (None: all).
-    """  # fmt: skip
-    slot = "_memory" if views else "_values"
+    """A function of device arrays from numpy's `f`; see `_Made` for the options."""  # fmt: skip
     names, low = signature.positional, signature.required
     high = names.index("out") if "out" in names else len(names)
-    optional = signature.keywords - set(names[:low]) - {"out"}
+    high = high if in_common is None else in_common
+    slot = "_memory" if views else "_values"
+    made = _Made(name, f, signature, slot, syncs, high)
     high = 99 if signature.varargs else high
+    optional = signature.keywords - set(names[:low]) - {"out"}
     joins = names[:1] == ("tup",)  # concatenate, stack: a sequence of device arrays comes first
 
     def call(*args, **kwargs):
@@ -132,30 +156,14 @@ def build(
                 values.append([item._values for item in arg])
                 parents += arg
             else:
-                return slow(args, kwargs)
+                return made.with_care(args, kwargs)
         for key, value in kwargs.items():
             if key not in optional or not _plain(value):
-                return slow(args, kwargs)
+                return made.with_care(args, kwargs)
         if not parents or not low <= len(args) <= high:
-            return slow(args, kwargs)
+            return made.with_care(args, kwargs)
         counters.syncs += syncs
         return finish(f(*values, **kwargs), parents)
-
-    def slow(args, kwargs):  # lists, out=, required arguments by keyword, mistakes
-        args, kwargs = _checked(name, signature, args, kwargs)
-        if by_position is not None:
-            kwargs.update(zip(names[by_position:], args[by_position:], strict=False))
-            args = args[:by_position]
-        elif len(args) > high:
-            kwargs.update(zip(names[high:], args[high:], strict=False))
-            args = args[:high]
-        values = [unwrap(arg, slot) for arg in args]
-        options = {key: unwrap(value, slot) for key, value in kwargs.items()}
-        parents = parents_of([*args, *kwargs.values()])
-        if not parents:
-            raise TypeError(f"cupy.{name} got no device array")
-        counters.syncs += syncs
-        return finish(f(*values, **options), parents, kwargs.get("out"))
 
     call.__name__ = name
     return call
@@ -261,7 +269,8 @@ class ufunc:
         """add.reduceat; CuPy has no other."""
         if self.name != "add":
             raise NotImplementedError(f"`cupy_{self.name}.reduceat` is not supported yet")
-        result = self._f.reduceat(unwrap(array), index_array(indices), axis, dtype, unwrap(out))  # type: ignore[attr-defined]
+        reduceat: Any = self._f.reduceat  # type: ignore[attr-defined]
+        result = reduceat(unwrap(array), index_array(indices), axis, dtype, unwrap(out))
         return finish(result, parents_of([array, out]), out)
 
     def outer(self, a, b, **kwargs):

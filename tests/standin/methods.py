@@ -13,8 +13,8 @@ from .manifest import METHODS, Signature
 
 _VIEWS = "diagonal ravel squeeze"
 _KERNELS = (
-    "all any argmax argmin argpartition conj conjugate cumprod cumsum dot flatten max mean min "
-    "prod round searchsorted std sum trace var"
+    "all any argmax argmin argpartition clip compress conj conjugate cumprod cumsum dot flatten "
+    "max mean min nonzero prod round searchsorted std sum trace var"
 )
 
 
@@ -26,16 +26,9 @@ def _with_self(name: str) -> Signature:
 for _name in (_VIEWS + " " + _KERNELS).split():
     setattr(ndarray, _name, build(
         f"ndarray.{_name}", getattr(np.ndarray, _name), _with_self(_name),
-        views=_name in _VIEWS.split(), by_position=2 if _name in ("argmax", "argmin") else None,
+        views=_name in _VIEWS.split(), syncs=_name in ("compress", "nonzero"),
+        in_common=2 if _name in ("argmax", "argmin") else None,
     ))  # fmt: skip
-for _name in ("nonzero", "compress"):
-    setattr(ndarray, _name, build(f"ndarray.{_name}", getattr(np.ndarray, _name),
-                                  _with_self(_name), syncs=1))  # fmt: skip
-ndarray.ptp = build("ndarray.ptp", np.ptp, _with_self("ptp"))  # type: ignore[attr-defined]
-ndarray.clip = build("ndarray.clip", np.ndarray.clip, _with_self("clip"))  # type: ignore[attr-defined]
-ndarray.partition = build_in_place(  # type: ignore[attr-defined]
-    "ndarray.partition", np.ndarray.partition, _with_self("partition")
-)
 
 
 def check_kind(kind: Any) -> None:
@@ -164,6 +157,8 @@ def _deepcopy(self, memo):
 for _name, _f in {
     "argsort": _argsort, "astype": _astype, "choose": _choose, "copy": _copy, "fill": _fill,
     "put": _put, "repeat": _repeat, "sort": _sort, "take": _take, "view": _view,
+    "ptp": build("ndarray.ptp", np.ptp, _with_self("ptp")),
+    "partition": build_in_place("ndarray.partition", np.ndarray.partition, _with_self("partition")),
     "reshape": _reshape, "swapaxes": _swapaxes, "transpose": _transpose,
     "scatter_add": _scatter("add"), "scatter_max": _scatter("maximum"),
     "scatter_min": _scatter("minimum"), "__copy__": _copy, "__deepcopy__": _deepcopy,

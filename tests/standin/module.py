@@ -246,10 +246,10 @@ def _resolve(name: str) -> Any:
         return build_creation(name, f, signature, launches=name != "empty")
     if name in _IN_PLACE:
         return build_in_place(name, f, signature)
-    by_position = 2 if name in ("argmax", "argmin", "nanargmax", "nanargmin") else None
+    in_common = 2 if name in ("argmax", "argmin", "nanargmax", "nanargmin") else None
     syncs = 2 if name == "bincount" else int(name in _SYNCS)
     views = name in _VIEWS
-    return build(name, f, signature, views=views, syncs=syncs, by_position=by_position)
+    return build(name, f, signature, views=views, syncs=syncs, in_common=in_common)
 
 
 class _Cupy(types.ModuleType):
