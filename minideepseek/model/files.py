@@ -57,6 +57,7 @@ if sys.platform != "win32":
     import fcntl
 
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.(?P<kind>tmp|old)")
+_OURS: set[Path] = set()  # directories being written, whose locks this process holds itself
 
 
 @contextlib.contextmanager
@@ -110,6 +111,8 @@ def atomic_directory(path: str | os.PathLike, owned: Sequence[str] = ()) -> Iter
         with _locked(target.parent):  # nobody takes it for litter before it is locked
             os.mkdir(temporary)
             stack.enter_context(_locked(temporary))
+            _OURS.add(temporary)
+            stack.callback(_OURS.discard, temporary)
         yield temporary
         if target.exists():
             _carry_over(target, temporary, owned)
@@ -216,8 +219,8 @@ def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
 
     True also where there are no locks.
     """
-    if sys.platform == "win32":
-        yield True
+    if sys.platform == "win32" or (wait and path in _OURS):  # a file written into our directory:
+        yield True  # waiting for ourselves would never end
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:

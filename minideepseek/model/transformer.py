@@ -39,7 +39,7 @@ from minideepseek.errors import InputError
 from minideepseek.layers.cache import ModelCache
 from minideepseek.layers.decoder import DecoderLayer
 from minideepseek.layers.module import DEFAULT_SEED, Embedding, Init, Linear, Module, RMSNorm
-from minideepseek.layers.moe import Routing, sequence_balance_loss
+from minideepseek.layers.moe import DeepSeekMoE, Router, Routing, sequence_balance_loss
 from minideepseek.layers.mtp import MTPModel
 from minideepseek.layers.rope import RotaryEmbedding
 from minideepseek.model.config import DeepSeekV3Config
@@ -101,6 +101,21 @@ class DeepSeekV3(Module):
         model = cls.__new__(cls)
         model._build(config, Init(None, 0.0, dtype))
         return model
+
+    @classmethod
+    def from_pretrained(cls, directory: Any, dtype: Any = backend.float32) -> DeepSeekV3:
+        """The model in a Hugging Face directory; see `checkpoint.from_pretrained`."""
+        from minideepseek.model import checkpoint
+
+        return checkpoint.from_pretrained(directory, dtype)
+
+    def save_pretrained(
+        self, directory: Any, dtype: Any = None, max_shard_bytes: int | None = None
+    ) -> None:
+        """Write a Hugging Face directory, atomically; see `checkpoint.save_pretrained`."""
+        from minideepseek.model import checkpoint
+
+        checkpoint.save_pretrained(self, directory, dtype, max_shard_bytes)
 
     # ------------------------------------------------------------------------------- forward
 
@@ -217,6 +232,12 @@ class DeepSeekV3(Module):
     def device(self) -> str:
         """Where the parameters live: "cpu", "cuda", …"""
         return self.model.norm.weight.device
+
+    @property
+    def routers(self) -> list[Router]:
+        """The routers in the order of `Losses.routings`: main layers, then MTP modules."""
+        layers = [*self.model.layers, *self.mtp.layers]
+        return [layer.mlp.gate for layer in layers if isinstance(layer.mlp, DeepSeekMoE)]
 
     def new_cache(self, batch: int, capacity: int) -> ModelCache:
         """An empty latent cache for `batch` rows; `capacity` tokens are reserved, more may come."""
