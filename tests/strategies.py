@@ -26,12 +26,13 @@ YARN_VARIANTS: tuple[dict[str, float], ...] = (
 
 @st.composite
 def configs(draw: st.DrawFn, **fixed: Any) -> DeepSeekV3Config:
-    """A valid configuration: hidden ≤ 24, layers ≤ 2, experts ≤ 8; `fixed` fields are not drawn.
+    """A valid configuration: hidden ≤ 24, layers ≤ 2, experts ≤ 8; `fixed` fields are as given.
 
+    Fix rope_scaling together with max_position_embeddings, and the four sizes of routing together.
     The padding id stays null: transformers' embedding gives that row no gradient, ours does.
     """
     size = st.integers
-    layers = draw(size(1, 2))
+    layers = fixed.get("num_hidden_layers") or draw(size(1, 2))
     shapes = [(1, 2), (1, 5), (1, 8), (2, 2), (2, 4), (3, 2), (4, 2)]
     groups, per_group = draw(st.sampled_from(shapes))
     kept = draw(size(1, groups))

@@ -1,0 +1,177 @@
+"""transformers' DeepseekV3ForCausalLM as the oracle: built from our configuration and our names.
+
+`load(config, state)` goes the way a user goes: a directory with config.json and model.safetensors,
+then `from_pretrained`, which renames and stacks the experts itself. Attention and experts run in
+their plain "eager" form. `lifted_casts()` makes a float64 model compute in float64 throughout.
+"""
+
+import contextlib
+import json
+import tempfile
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+_HOW = "parity needs the extra of that name: pip install -e '.[parity]'"
+torch = pytest.importorskip("torch", reason=_HOW)
+transformers = pytest.importorskip("transformers", minversion="5.0", reason=_HOW)
+safetensors_numpy = pytest.importorskip("safetensors.numpy", reason=_HOW)
+
+from transformers import modeling_rope_utils  # noqa: E402
+from transformers.modeling_layers import MtpModel  # noqa: E402
+from transformers.models.deepseek_v3 import modeling_deepseek_v3  # noqa: E402
+
+from minideepseek.model.config import DeepSeekV3Config  # noqa: E402
+from minideepseek.model.layout import tensor_shapes  # noqa: E402
+
+torch.set_num_threads(1)
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+
+class Oracle(NamedTuple):
+    """transformers' model, and its MtpModel if the configuration has MTP modules."""
+
+    model: Any
+    mtp: Any
+
+
+def random_state(
+    config: DeepSeekV3Config, seed: int, dtype: Any = np.float32
+) -> dict[str, np.ndarray]:
+    """A checkpoint with nothing at its initial value: norms near 1, router biases of both signs."""
+    rng = np.random.default_rng(seed)
+    state = {}
+    for name, shape in tensor_shapes(config):
+        values = rng.standard_normal(shape) / np.sqrt(shape[-1])
+        if len(shape) == 1:
+            values = 0.3 * rng.standard_normal(shape) + (1.0 if "norm" in name else 0.0)
+        state[name] = values.astype(dtype)
+    return state
+
+
+def load(
+    config: DeepSeekV3Config, state: Mapping[str, np.ndarray], dtype: Any = torch.float32
+) -> Oracle:
+    """What `from_pretrained` makes of our configuration and a dict of checkpoint names.
+
+    Fails if transformers misses a name of the main model, or finds one it does not expect.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        text = json.dumps(config.to_dict(), allow_nan=False)
+        Path(folder, "config.json").write_text(text, encoding="utf-8")
+        arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
+        file = Path(folder, "model.safetensors")
+        safetensors_numpy.save_file(arrays, file, metadata={"format": "pt"})
+        return open_directory(folder, config, dtype)
+
+
+def open_directory(folder: str | Path, config: DeepSeekV3Config, dtype: Any) -> Oracle:
+    """transformers' models from a checkpoint directory, checked for missing and foreign names."""
+    model, report = modeling_deepseek_v3.DeepseekV3ForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation="eager",
+        experts_implementation="eager",
+        output_loading_info=True,
+    )
+    of_mtp = tuple(f"model.layers.{config.num_hidden_layers + k}." for k in range(8))
+    foreign = [name for name in report["unexpected_keys"] if not name.startswith(of_mtp)]
+    assert not foreign and not report["missing_keys"], (foreign, report["missing_keys"])
+    mtp = None
+    if config.num_nextn_predict_layers:
+        # transformers knows the MTP layers of V3's depth only, 61; tell it ours.
+        model._keys_to_ignore_on_load_unexpected = [
+            rf"model\.layers\.{config.num_hidden_layers + k}\."
+            for k in range(config.num_nextn_predict_layers)
+        ]
+        mtp = MtpModel.from_pretrained(model).eval()
+    return Oracle(model.eval(), mtp)
+
+
+def logits(oracle: Oracle, ids: np.ndarray) -> np.ndarray:
+    """(B, T, V) logits of the main model."""
+    with torch.no_grad():
+        return oracle.model(torch.from_numpy(ids)).logits.numpy()
+
+
+def mtp_logits(oracle: Oracle, ids: np.ndarray) -> list[np.ndarray]:
+    """Logits of each MTP module k = 1 … D, (B, T − k, V); slot i sees the tokens up to i + k."""
+    tokens, found = torch.from_numpy(ids), []
+    with torch.no_grad():
+        hidden = oracle.model.model(tokens).last_hidden_state  # after the final norm
+        for k in range(1, len(oracle.mtp.layers) + 1):
+            positions = torch.arange(k, ids.shape[1])[None]
+            hidden = oracle.mtp.forward_layer(
+                k - 1, hidden[:, :-1], positions, None, input_ids=tokens[:, k:]
+            )
+            found.append(oracle.mtp.shared_head(hidden).numpy())
+    return found
+
+
+def routing(oracle: Oracle, ids: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Per MoE layer (indices, weights), (B·T, K) each, with the indices ascending in each row."""
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def keep(_module: Any, _inputs: Any, output: Any) -> None:
+        _, weights, indices = output
+        order = indices.argsort(dim=-1)
+        found.append((indices.gather(1, order).numpy(), weights.gather(1, order).numpy()))
+
+    layers = [layer.mlp for layer in oracle.model.model.layers if hasattr(layer.mlp, "gate")]
+    hooks = [mlp.gate.register_forward_hook(keep) for mlp in layers]
+    try:
+        logits(oracle, ids)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def gradients(oracle: Oracle) -> dict[str, np.ndarray]:
+    """The main model's gradients under checkpoint names, the stacked experts taken apart."""
+    found = {}
+    for name, parameter in oracle.model.named_parameters():
+        array = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        if ".mlp.experts." in name:
+            found |= _per_expert(name, array.numpy())
+        else:
+            found[name] = array.numpy()
+    return found
+
+
+def _per_expert(name: str, stacked: np.ndarray) -> dict[str, np.ndarray]:
+    prefix, kind = name.rsplit(".", 1)
+    if kind == "down_proj":  # [E, d, m]
+        return {f"{prefix}.{e}.down_proj.weight": array for e, array in enumerate(stacked)}
+    width = stacked.shape[1] // 2  # gate_up_proj, [E, 2m, d]: gate first, up second
+    gates = {f"{prefix}.{e}.gate_proj.weight": array[:width] for e, array in enumerate(stacked)}
+    ups = {f"{prefix}.{e}.up_proj.weight": array[width:] for e, array in enumerate(stacked)}
+    return gates | ups
+
+
+class _Float64Torch(types.ModuleType):
+    """torch, in which float32 is float64."""
+
+    float32 = float = torch.float64
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+@contextlib.contextmanager
+def lifted_casts() -> Iterator[None]:
+    """A float64 model that is built and run inside casts nothing to float32.
+
+    transformers casts RMSNorm, the router, rotary positions and the eager softmax to float32, which
+    costs about 1e-7 of the largest logit. Its own code runs all the same: only the name `torch` in
+    its two modules is exchanged for one whose float32 is float64.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (modeling_deepseek_v3, modeling_rope_utils):
+            patch.setattr(module, "torch", _Float64Torch("torch"))
+        yield
