@@ -24,6 +24,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -76,19 +77,13 @@ def steps(metrics: Sequence[dict[str, Any]]) -> np.ndarray:
     return np.where(np.isfinite(found), found, np.arange(1, len(found) + 1))
 
 
-def layers(metrics: Sequence[dict[str, Any]], key: str) -> int:
-    """Number of MoE layers that a per-layer list of the records has."""
-    return max((len(record.get(key) or ()) for record in metrics), default=0)
+def by_layer(metrics: Sequence[dict[str, Any]], key: str) -> list[tuple[Any, ...]]:
+    """For each MoE layer its entry in every record, None where there is none."""
+    return list(zip_longest(*(record.get(key) or () for record in metrics)))
 
 
-def of_layer(metrics: Sequence[dict[str, Any]], key: str, layer: int) -> list[Any]:
-    """The entry of one MoE layer in each record, None where there is none."""
-    lists = [record.get(key) or () for record in metrics]
-    return [entries[layer] if layer < len(entries) else None for entries in lists]
-
-
-def matrix(rows: list[Any]) -> np.ndarray:
-    """(N, E) from N lists of E numbers; a row of another kind becomes NaN."""
+def matrix(rows: Sequence[Any]) -> np.ndarray:
+    """(N, E) from N rows of E numbers; a missing or shorter row becomes NaN."""
     width = max((len(row) for row in rows if row), default=0)
     out = np.full((len(rows), width), np.nan)
     for i, row in enumerate(rows):
@@ -220,16 +215,13 @@ def mtp_loss(record: RunRecord) -> str:
 
 
 def expert_load(record: RunRecord) -> str:
-    count = layers(record.metrics, "expert_load")
-    if not count:
+    loads = [matrix(rows) for rows in by_layer(record.metrics, "expert_load")]
+    if not loads:
         return ""
     x = steps(record.metrics)
-    maps = []
-    for layer in range(count):
-        load = matrix(of_layer(record.metrics, "expert_load", layer))
-        # Thousands of layers × experts must not make a page of a hundred megabytes.
-        columns = min(120, max(20, 100_000 // max(1, count * load.shape[1])))
-        maps.append(heat_map(f"MoE layer {layer + 1}", x, load, columns))
+    # Thousands of layers × experts must not make a page of a hundred megabytes.
+    columns = min(120, max(20, 100_000 // max(1, sum(load.shape[1] for load in loads))))
+    maps = [heat_map(f"MoE layer {i + 1}", x, load, columns) for i, load in enumerate(loads)]
     key = "".join(f'<span class="k{i}">{name}</span>' for i, name in enumerate(LEVEL_NAMES))
     text = (
         "Share of the tokens that each expert received. One row is one expert, one colour a "
@@ -240,15 +232,14 @@ def expert_load(record: RunRecord) -> str:
 
 
 def max_vio(record: RunRecord) -> str:
-    count = layers(record.metrics, "max_vio")
-    if not count:
+    values = matrix(by_layer(record.metrics, "max_vio"))  # (layers, N)
+    if not len(values):
         return ""
     x = steps(record.metrics)
-    values = matrix([row.get("max_vio") for row in record.metrics])  # (N, layers)
-    if count <= 6:
-        lines = [Line(f"layer {i + 1}", x, values[:, i], i) for i in range(count)]
+    if len(values) <= 6:
+        lines = [Line(f"layer {i + 1}", x, y, i) for i, y in enumerate(values)]
     else:  # more lines than colours: the worst and the middle one of each step
-        worst, middle = np.max(values, axis=1), np.median(values, axis=1)
+        worst, middle = np.max(values, axis=0), np.median(values, axis=0)
         lines = [Line("worst", x, worst, 1), Line("median", x, middle, 0)]
     text = (
         "MaxVio of each MoE layer: how far the busiest expert lies above the fair share, in "
@@ -336,11 +327,20 @@ SECTIONS: tuple[Section, ...] = (
 )
 
 
+def render_report(record: RunRecord, sections: Sequence[Section] = SECTIONS) -> str:
+    """The page as text."""
+    parts = (section(record) for section in sections)
+    return page(record.title, "\n".join(f"<section>{part}</section>" for part in parts if part))
+
+
 def write_report(
     path: str | os.PathLike[str], record: RunRecord, sections: Sequence[Section] = SECTIONS
 ) -> Path:
-    """Write the page atomically and return its path; raises what `atomic_write` raises."""
-    body = "\n".join(f"<section>{html}</section>" for html in (s(record) for s in sections) if html)
+    """Write the page atomically and return its path.
+
+    Raises CheckpointError where the system refuses; what was at `path` is then untouched.
+    """
+    text = render_report(record, sections)
     with atomic_write(path) as file:
-        file.write(page(record.title, body).encode(errors="replace"))
+        file.write(text.encode(errors="replace"))
     return Path(path)

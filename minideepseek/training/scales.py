@@ -41,7 +41,7 @@ def ticks(low: float, high: float, n: int, integer: bool = False) -> list[float]
 def tick_labels(values: list[float]) -> list[str]:
     """The ticks with just the decimals that tell neighbours apart: 0.25, 20k, 3×10⁻⁴."""
     if len(values) < 2:
-        return [short(value, 3) for value in values]
+        return [short(value) for value in values]
     step, largest = min(np.diff(values)), max(map(abs, values))
     exponent = math.floor(math.log10(step) + 1e-9)
     labels = []
