@@ -1,0 +1,7 @@
+"""`python -m minideepseek` is the command line."""
+
+import sys
+
+from minideepseek.cli import main
+
+sys.exit(main())

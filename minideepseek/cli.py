@@ -1,0 +1,244 @@
+r"""The command line: one verb per job, thin.
+
+    minideepseek journey      the main job: a small DeepSeek-V3 learns real text, then writes some
+    minideepseek pretrain     the same training with every number yours
+    minideepseek generate     continue a prompt with a saved model
+    minideepseek info         parameters, FLOPs and cache bytes of a configuration, from shapes
+    minideepseek inspect      the ledger of a checkpoint directory, from its headers
+
+BLAS is set to one thread before NumPy is loaded: the threads are ours (`--threads`), so that the
+element-wise work shares them too and results do not depend on their number.
+
+Exit codes: 0 done, 2 for input that cannot be used (one sentence on standard error), 3 for a run
+that diverged, 130 when interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from minideepseek.errors import DivergedError, MiniDeepSeekError
+
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"):
+    if "numpy" not in sys.modules:
+        os.environ[_name] = "1"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except DivergedError as error:
+        print(f"minideepseek: {error}", file=sys.stderr)
+        return 3
+    except MiniDeepSeekError as error:
+        print(f"minideepseek: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        print(f"minideepseek: {name}{error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("minideepseek: interrupted", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All verbs and their options."""
+    parser = argparse.ArgumentParser(
+        prog="minideepseek", description="DeepSeek-V3 from first principles, in NumPy."
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    journey = verbs.add_parser("journey", help="train a small DeepSeek-V3 on real text, and report")
+    journey.set_defaults(run=run_journey)
+    _training_options(journey)
+    journey.add_argument("--quick", action="store_true", help="a tiny model, about a minute")
+
+    pretrain = verbs.add_parser("pretrain", help="pre-train with every number yours")
+    pretrain.set_defaults(run=run_pretrain)
+    _training_options(pretrain)
+    pretrain.add_argument("--preset", default="mini", help="nano, mini, small, reason")
+    pretrain.add_argument("--batch-size", type=int, help="sequences per batch (16)")
+    pretrain.add_argument("--sequence-length", type=int, help="bytes per sequence (256)")
+    pretrain.add_argument("--accumulate", type=int, help="batches per step (1)")
+    pretrain.add_argument("--learning-rate", type=float, help="peak (0.003)")
+    pretrain.add_argument("--bias-step", type=float, help="γ of the routers' biases (0.02)")
+    pretrain.add_argument("--mtp-weight", type=float, help="λ of multi-token prediction (0.3)")
+    pretrain.add_argument("--evaluate-every", type=int, help="steps (50)")
+    pretrain.add_argument("--checkpoint-every", type=int, help="steps (50)")
+
+    generate = verbs.add_parser("generate", help="continue a prompt with a saved model")
+    generate.set_defaults(run=run_generate)
+    generate.add_argument("model", type=Path, help="a model directory, such as runs/journey/model")
+    generate.add_argument("prompt", help="text to continue")
+    generate.add_argument("--max-new-tokens", type=int, default=200)
+    generate.add_argument("--temperature", type=float, default=0.7, help="0 is greedy")
+    generate.add_argument("--top-k", type=int)
+    generate.add_argument("--top-p", type=float, default=0.95)
+    generate.add_argument("--seed", type=int, default=0)
+    _machine_options(generate)
+
+    info = verbs.add_parser("info", help="parameters, FLOPs and cache of a configuration")
+    info.set_defaults(run=run_info)
+    info.add_argument("--preset", default="v3", help="nano, mini, small, reason, v3")
+    info.add_argument("--config", type=Path, help="a config.json instead of a preset")
+    info.add_argument("--context", type=int, default=4096, help="tokens, for FLOPs and cache")
+
+    inspect = verbs.add_parser("inspect", help="the ledger of a checkpoint, without loading it")
+    inspect.set_defaults(run=run_inspect)
+    inspect.add_argument("directory", type=Path)
+    return parser
+
+
+def _training_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, help="run directory (default: a new one in runs/)")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
+    parser.add_argument(
+        "--text", nargs="+", default=[], metavar="PATH", help="files or folders to learn from"
+    )
+    parser.add_argument("--steps", type=int, help="optimiser steps")
+    parser.add_argument("--seed", type=int, help="of weights and data order (0)")
+    _machine_options(parser)
+
+
+def _machine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, default=2, help="threads (2)")
+    parser.add_argument(
+        "--device", help="cpu or cuda (default: MINIDEEPSEEK_DEVICE, else cpu)", default=None
+    )
+
+
+def _version() -> str:
+    from minideepseek import __version__
+
+    return f"minideepseek {__version__}"
+
+
+# -------------------------------------------------------------------------------------- the verbs
+
+
+def run_journey(options: argparse.Namespace) -> int:
+    """The main job."""
+    changes = _given(options, "steps", "seed")
+    preset = "mini"
+    if options.quick:
+        preset = "nano"
+        changes = {
+            "steps": 120,
+            "batch_size": 8,
+            "sequence_length": 63,
+            "learning_rate": 1e-2,
+            "bias_step": 0.04,
+        } | changes
+    return _train(options, "journey", preset, changes)
+
+
+def run_pretrain(options: argparse.Namespace) -> int:
+    """Pre-training with the plan's fields from the options."""
+    names = (
+        "steps seed batch_size sequence_length accumulate learning_rate bias_step mtp_weight "
+        "evaluate_every checkpoint_every"
+    )
+    return _train(options, "pretrain", options.preset, _given(options, *names.split()))
+
+
+def _train(options: argparse.Namespace, name: str, preset: str, changes: dict) -> int:
+    device = _set_up_machine(options)
+    from minideepseek.training.language import LanguageJob, free_directory, run
+    from minideepseek.training.trainer import Plan
+
+    out = options.resume or options.out or free_directory(Path("runs") / name)
+    job = LanguageJob(
+        out, preset, options.text, Plan(**changes), device, resume=options.resume is not None
+    )
+    return 0 if run(job) is not None else 130
+
+
+def run_generate(options: argparse.Namespace) -> int:
+    """Print the continuation as it is made."""
+    device = _set_up_machine(options)
+    import numpy as np
+
+    from minideepseek.model.generate import stream
+    from minideepseek.model.tokenizer import load_tokenizer
+    from minideepseek.model.transformer import DeepSeekV3
+
+    tokenizer = load_tokenizer(options.model)
+    model = DeepSeekV3.from_pretrained(options.model).to(device)
+    ids = tokenizer.encode(options.prompt)
+    room = model.config.max_position_embeddings - len(ids)
+    steps = stream(
+        model,
+        ids[None],
+        min(options.max_new_tokens, room) if room > 0 else options.max_new_tokens,
+        options.temperature,
+        options.top_k,
+        options.top_p,
+        tokenizer.eos_token_id,
+        np.random.default_rng(options.seed),
+    )
+    made: list[int] = []
+    print(options.prompt, end="", flush=True)
+    shown = ""
+    for token in steps:
+        made.append(int(token[0]))
+        if made[-1] == tokenizer.eos_token_id:
+            break
+        text = tokenizer.decode(made).rstrip("�")  # half a character waits for its rest
+        print(text[len(shown) :], end="", flush=True)
+        shown = text
+    print()
+    return 0
+
+
+def run_info(options: argparse.Namespace) -> int:
+    """The arithmetic of a configuration."""
+    from minideepseek.model.config import DeepSeekV3Config
+    from minideepseek.model.ledger import format_ledger
+
+    if options.config is not None:
+        config = DeepSeekV3Config.from_json(options.config)
+    else:
+        config = DeepSeekV3Config.preset(options.preset)
+    print(format_ledger(config, options.context))
+    return 0
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    """What a checkpoint directory holds."""
+    from minideepseek.model.inspect import inspect
+
+    print(inspect(options.directory))
+    return 0
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict:
+    """The options that were given, as fields of a Plan."""
+    return {n: getattr(options, n) for n in names if getattr(options, n) is not None}
+
+
+def _set_up_machine(options: argparse.Namespace) -> str:
+    """Threads and device; prints the device and why, once."""
+    from minideepseek.autograd.backend import get_device, set_threads
+
+    set_threads(options.threads)
+    if options.device is not None:
+        name, why = options.device, "--device"
+    elif os.environ.get("MINIDEEPSEEK_DEVICE"):
+        name, why = os.environ["MINIDEEPSEEK_DEVICE"], "MINIDEEPSEEK_DEVICE"
+    else:
+        name, why = "cpu", "the default; --device cuda uses a GPU"
+    get_device(name)
+    print(f"device: {name} ({why}), {options.threads} threads", file=sys.stderr)
+    return name
+
+
+if __name__ == "__main__":
+    sys.exit(main())
