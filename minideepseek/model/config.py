@@ -190,9 +190,6 @@ _FIELDS = tuple(item.name for item in fields(DeepSeekV3Config))
 
 def _rope_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """rope_theta and rope_scaling from either spelling; a θ inside the dictionary wins."""
-    found: dict[str, Any] = {}
-    if "rope_theta" in values:
-        found["rope_theta"] = values["rope_theta"]
     for name in ("rope_scaling", "rope_parameters"):
         given = values.get(name)
         if given is None or given == {}:
@@ -200,13 +197,11 @@ def _rope_fields(values: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(given, dict):
             raise InputError(f"{name} is {shown(given)}; expected null or a dictionary")
         inside = dict(given)
-        if "rope_theta" in inside:
-            found["rope_theta"] = inside.pop("rope_theta")
+        theta = {"rope_theta": inside.pop("rope_theta")} if "rope_theta" in inside else {}
         if inside.get("partial_rotary_factor") == 1.0:
             del inside["partial_rotary_factor"]  # "all of it": says nothing new
-        found["rope_scaling"] = inside or None
-        return found
-    return {**found, "rope_scaling": None}
+        return {**theta, "rope_scaling": inside or None}
+    return {"rope_scaling": None}
 
 _BYTES = {  # the byte tokenizer: 256 bytes, then its special tokens
     "vocab_size": 264,
