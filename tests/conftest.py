@@ -16,3 +16,15 @@ settings.register_profile("ci", max_examples=40, derandomize=True, print_blob=Tr
 settings.register_profile("dev", max_examples=25, **_common)
 settings.register_profile("deep", max_examples=1000, **_common)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(params=["cpu", "standin"])
+def device(request):
+    """Each device that can run without a card: the host, and the strict stand-in for CuPy."""
+    from tests import standin
+
+    standin.install()
+    standin.counters.reset()
+    return request.param
