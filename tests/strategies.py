@@ -71,10 +71,10 @@ def configs(draw: st.DrawFn, **fixed: Any) -> DeepSeekV3Config:
 
 @st.composite
 def rope_scalings(draw: st.DrawFn) -> tuple[dict[str, Any] | None, int]:
-    """(rope_scaling, the max_position_embeddings that fits it): half of them None, else YaRN."""
+    """(rope_scaling, a max_position_embeddings ≥ 16 that fits it): half of them None, else YaRN."""
     if draw(st.booleans()):
         return None, draw(st.integers(16, 64))
     factor = draw(st.sampled_from([1.0, 1.5, 4.0, 40.0]))
-    original = draw(st.sampled_from([8, 16, 64]))
+    original = draw(st.sampled_from([16, 24, 64]))
     yarn = {"type": "yarn", "factor": factor, "original_max_position_embeddings": original}
     return yarn | draw(st.sampled_from(YARN_VARIANTS)), round(factor * original)

@@ -28,7 +28,8 @@ hidden_size, H heads, and the other letters of config.py:
     An MTP module k = 1 … D is an MoE layer l = num_hidden_layers + k − 1 and besides
         enorm.weight, hnorm.weight, shared_head.norm.weight    [d]
         eh_proj.weight                                         [d, 2d]
-        embed_tokens.weight, shared_head.head.weight           copies of embedding and head
+        embed_tokens.weight, shared_head.head.weight           copies of embedding and head,
+                                                               a tied head too
 
 Linear weights are [out, in]. In an FP8 checkpoint a quantised X.weight has its float32 scales
 beside it as X.weight_scale_inv, one per block of 128 × 128; in spite of its name the scale is what
@@ -176,9 +177,8 @@ def _layers(config: DeepSeekV3Config, mtp_copies: bool) -> list[_Layers]:
         ("shared_head.norm.weight", (d,)),
     ]
     if mtp_copies:
-        mtp.append(("embed_tokens.weight", (c.vocab_size, d)))
-        if not c.tie_word_embeddings:
-            mtp.append(("shared_head.head.weight", (c.vocab_size, d)))
+        table = (c.vocab_size, d)
+        mtp += [("embed_tokens.weight", table), ("shared_head.head.weight", table)]
     expert = _swiglu("", d, c.moe_intermediate_size)
     return [
         _Layers(range(c.first_k_dense_replace), dense, []),

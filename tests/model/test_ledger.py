@@ -159,7 +159,7 @@ def test_names_are_distinct_and_options_only_add(config: DeepSeekV3Config) -> No
     everything = list(tensor_shapes(config, fp8_scales=True, mtp_copies=True))
     assert len({name for name, _ in everything}) == len(everything)
     assert set(plain) <= set(everything)
-    copies = config.num_nextn_predict_layers * (1 if config.tie_word_embeddings else 2)
+    copies = 2 * config.num_nextn_predict_layers
     scales = sum(is_quantised(name) for name, _ in plain)
     assert len(everything) == len(plain) + copies + scales
 
