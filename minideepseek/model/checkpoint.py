@@ -1,16 +1,41 @@
-r"""Hugging Face directories: a model written so that others can open it, and read from strangers.
+r"""Checkpoints: a model in a Hugging Face directory, written and read.
 
     config.json                     the architecture (config.py)
     generation_config.json          the ids that begin, end and pad a text
-    model.safetensors               all weights (safetensors.py), or above a size the caller sets
-    model-00001-of-00003.safetensors, …     shards, and the index that says which tensor is where:
-    model.safetensors.index.json            {"metadata": {"total_size": bytes}, "weight_map": {…}}
+    model.safetensors               the weights (safetensors.py), or above a size that is asked for
+    model-00001-of-00003.safetensors, …    shards of them, and
+    model.safetensors.index.json           which tensor is in which; contents.py explains it
+
+**Writing.** Names are the model's own (`state_dict`), so nothing is renamed; MTP layers come with
+their copies of embedding and head, as in DeepSeek's files. float32 weights are stored bit for bit;
+bfloat16 is the upper half of a float32, rounded to the nearest, ties to even, and keeps 8 bits of a
+number's 24. The router's biases stay float32 in any case: they grow in steps of 0.001 and decide by
+small differences, and bfloat16 numbers near 1 are 0.008 apart. NaN and Inf are not written.
+
+The directory appears all at once (files.py). Tokenizer and optimiser go into the same one:
+
+    with atomic_directory(path, OWNED) as folder:
+        write_model(model, folder)
+        tokenizer.save_pretrained(folder)
+
+**Reading** has an order. First everything that can be known without weights: contents.py compares
+the configuration, the index and the headers. Then the memory: a model that the machine cannot hold
+is refused with the bytes it would take, instead of being killed halfway. Only then is the model
+made, empty, and filled tensor by tensor through windows onto the files, so that the peak is the
+model and one tensor. A NaN or Inf is an error that names its tensor. Whatever goes wrong, no half
+of a model is returned.
+
+**FP8.** W_ij = q_ij · s_⌊i/128⌋⌊j/128⌋: a weight of 8 bits times the scale of its block, stored as
+weight_scale_inv, which in spite of its name is the multiplier. Here it is multiplied out in float32
+on the way in; the model then is an ordinary one.
 """
 
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +43,23 @@ from typing import Any
 import numpy as np
 
 from minideepseek.autograd import backend
+from minideepseek.autograd.backend import Array
 from minideepseek.errors import CheckpointError, InputError
 from minideepseek.model.config import DeepSeekV3Config
-from minideepseek.model.files import atomic_directory, recover_directory
-from minideepseek.model.safetensors import open_tensor, read_header, save_file
+from minideepseek.model.contents import FP8, INDEX, SINGLE, Contents, original_of, read_contents
+from minideepseek.model.files import atomic_directory
+from minideepseek.model.layout import FP8_BLOCK
+from minideepseek.model.ledger import count_parameters
+from minideepseek.model.safetensors import open_tensor, save_file
 from minideepseek.model.transformer import DeepSeekV3
 
-# What the writer leaves out it means to leave out: stale shards would make a second model.
-OWNED = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+# For `atomic_directory`: what the new state has not of these, the old one's is not kept.
+OWNED = (SINGLE, INDEX, "model-*-of-*.safetensors")
 STORED = ("float32", "bfloat16", "float64")  # dtypes of written weights
+COMPUTED = ("float32", "float64")  # and of a model's
+
+
+# ---------------------------------------------------------------------------------------- writing
 
 
 def save_pretrained(
@@ -35,59 +68,67 @@ def save_pretrained(
     dtype: Any = None,
     max_shard_bytes: int | None = None,
 ) -> None:
-    """Write the model as a Hugging Face directory, atomically; see `write_model`."""
+    """Write the model to `directory`, which holds either the old state or all of the new one.
+
+    Arguments and errors are `write_model`'s. Other files of an existing directory stay, weights of
+    an older model do not.
+    """
     with atomic_directory(directory, OWNED) as folder:
         write_model(model, folder, dtype, max_shard_bytes)
 
 
 def write_model(
     model: DeepSeekV3,
-    directory: str | os.PathLike,
+    folder: str | os.PathLike,
     dtype: Any = None,
     max_shard_bytes: int | None = None,
 ) -> None:
-    """Write the model's files into a directory that exists, such as `atomic_directory` gives.
+    """Write the model's files into a directory that exists, as `atomic_directory` gives one.
 
-    dtype: of the stored weights, "float32" or "bfloat16"; None: the model's own.
+    dtype: of the stored weights, "float32" or "bfloat16"; None stores what the model computes in.
+    max_shard_bytes: where the tensors take more, they are written as shards of at most so many, a
+    larger tensor alone; None: one file. InputError for an argument that is none of these;
+    CheckpointError, naming it, for a tensor with NaN or Inf, and where the system refuses.
     """
-    folder = Path(directory)
-    stored = str(model.model.norm.weight.dtype if dtype is None else np.dtype(dtype))
-    if stored not in STORED:
-        raise InputError(f"dtype: got {dtype!r}, expected one of {', '.join(STORED)} or None")
+    stored = _one_of(STORED, model.model.norm.weight.dtype if dtype is None else dtype)
+    if max_shard_bytes is not None and (type(max_shard_bytes) is not int or max_shard_bytes < 1):
+        raise InputError(f"max_shard_bytes: got {max_shard_bytes!r}, expected a number of bytes")
+    folder = Path(folder)
     config = replace(model.config, torch_dtype=stored, quantization_config=None)
     _write_json(folder / "config.json", config.to_dict())
     ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     known = {name: token for name, token in ids.items() if token is not None}
     _write_json(folder / "generation_config.json", {"_from_model_config": True, **known})
     tensors = _Stored(model.state_dict(), stored)
-    shards = _shards(tensors, max_shard_bytes)
+    shards = _split(tensors, max_shard_bytes)
     if len(shards) == 1:
-        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        save_file(tensors, folder / SINGLE, {"format": "pt"})  # older loaders insist on "pt"
         return
     where: dict[str, str] = {}
     for i, names in enumerate(shards, start=1):
         file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        save_file(_Stored({n: tensors.arrays[n] for n in names}, stored), folder / file,
-                  {"format": "pt"})
+        shard = _Stored({name: tensors.arrays[name] for name in names}, stored)
+        save_file(shard, folder / file, {"format": "pt"})
         where |= dict.fromkeys(names, file)
-    index = {"metadata": {"total_size": sum(map(tensors.size, tensors))}, "weight_map": where}
-    _write_json(folder / "model.safetensors.index.json", index)
+    total = sum(map(tensors.size, tensors))
+    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
 
 
 class _Stored(Mapping[str, np.ndarray]):
-    """A model's tensors as they are stored, each fetched and converted when it is asked for."""
+    """Tensors as they are stored, each fetched from its device and rounded when it is asked for."""
 
-    def __init__(self, arrays: Mapping[str, Any], dtype: str) -> None:
-        self.arrays, self.dtype = arrays, np.dtype(dtype)
+    def __init__(self, arrays: Mapping[str, Array], dtype: str) -> None:
+        self.arrays, self.dtype = arrays, dtype
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return backend.to_host(self.arrays[name]).astype(self.dtype_of(name), copy=False)
+        return _finite(backend.to_host(self.arrays[name]), self._dtype_of(name), name)
 
-    def dtype_of(self, name: str) -> np.dtype:
-        return np.dtype("float32") if name.endswith("e_score_correction_bias") else self.dtype
+    def _dtype_of(self, name: str) -> np.dtype:
+        return np.dtype("float32" if name.endswith("e_score_correction_bias") else self.dtype)
 
     def size(self, name: str) -> int:
-        return math.prod(self.arrays[name].shape) * self.dtype_of(name).itemsize
+        """The bytes it takes."""
+        return math.prod(self.arrays[name].shape) * self._dtype_of(name).itemsize
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.arrays)
@@ -96,8 +137,8 @@ class _Stored(Mapping[str, np.ndarray]):
         return len(self.arrays)
 
 
-def _shards(tensors: _Stored, most: int | None) -> list[list[str]]:
-    """The names in their order, cut where a shard would grow beyond `most` bytes."""
+def _split(tensors: _Stored, most: int | None) -> list[list[str]]:
+    """The names in their order, cut before each tensor that would take a shard over `most`."""
     shards: list[list[str]] = [[]]
     size = 0
     for name in tensors:
@@ -109,22 +150,119 @@ def _shards(tensors: _Stored, most: int | None) -> list[list[str]]:
     return shards
 
 
+def _one_of(names: tuple[str, ...], dtype: Any) -> str:
+    with suppress(TypeError):
+        if np.dtype(dtype).name in names:
+            return np.dtype(dtype).name
+    raise InputError(f"dtype: got {dtype!r}, expected {' or '.join(names)}")
+
+
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    try:
+        path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+# ---------------------------------------------------------------------------------------- reading
 
 
 def from_pretrained(directory: str | os.PathLike, dtype: Any = backend.float32) -> DeepSeekV3:
-    """The model in a Hugging Face directory, computing in `dtype`, float32 or float64."""
-    recover_directory(directory)
-    folder = Path(directory)
-    config = DeepSeekV3Config.from_json(folder / "config.json")
-    files = sorted(folder.glob("model*.safetensors"))
-    headers = {name: h for file in files for h in [read_header(file)] for name in h.entries}
-    model = DeepSeekV3.empty(config, dtype)
-    own = model.state_dict()
-    for name in own:
-        if name not in headers or headers[name].entries[name].shape != own[name].shape:
-            raise CheckpointError(f"{directory}: {name} is missing or has another shape")
-    for name, array in own.items():
-        backend.copy_into(array, open_tensor(headers[name], name))
+    """The model in a Hugging Face directory, on the CPU.
+
+    dtype: float32 or float64, of parameters and computation, whatever the files store; FP8 weights
+    are dequantised. CheckpointError with one sentence, naming file and tensor, for anything that
+    is not exactly a DeepSeek-V3: see contents.py, and the top of this file for what else is
+    refused. Nothing is allocated before the headers and the machine's memory are checked.
+
+    Two things are said by `warnings.warn` (UserWarning): that the files hold no MTP layer although
+    config.json states one, so that the model has none; and that a save was cut short and the state
+    before it is restored.
+    """
+    computed = _one_of(COMPUTED, dtype)
+    contents = read_contents(directory)
+    fault = next(contents.faults(), None)
+    if fault is not None:
+        raise CheckpointError(fault.text)
+    for notice in contents.notices:
+        warnings.warn(notice, stacklevel=2)
+    model = _empty(contents, computed)
+    _fill(model, contents)
     return model
+
+
+def _fill(model: DeepSeekV3, contents: Contents) -> None:
+    """Every tensor into its place; then those that are there twice must be the same twice."""
+    state = model.state_dict()
+    for name, array in state.items():
+        if original_of(name, contents.config) is None:
+            backend.copy_into(array, _read(contents, name, array.dtype))
+    for name, header in contents.headers.items():
+        original = original_of(name, contents.config)
+        if original is not None:
+            own = state[original]
+            if not np.array_equal(_read(contents, name, own.dtype), own):
+                raise CheckpointError(
+                    f"{header.path}: tensor {name} differs from {original}, whose copy it is"
+                )
+
+
+def memory_needed(config: DeepSeekV3Config, dtype: str) -> int:
+    """Bytes of a model's parameters, computing in `dtype`."""
+    return sum(count_parameters(config).values()) * np.dtype(dtype).itemsize
+
+
+def machine_memory() -> int | None:
+    """Bytes that this machine has, or its container may use; None where nobody says."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # no such group; "max"
+            memory = min(memory, int(Path("/sys/fs/cgroup", limit).read_text()))
+    return memory
+
+
+def _empty(contents: Contents, dtype: str) -> DeepSeekV3:
+    """The model to be filled, if the machine can hold it."""
+    config = replace(contents.config, quantization_config=None)  # dequantised while it is read
+    needed, memory = memory_needed(config, dtype), machine_memory()
+    refusal = f"{contents.folder}: the model needs {needed:,} bytes of memory in {dtype}"
+    if memory is not None and needed > memory:
+        raise CheckpointError(f"{refusal}; this machine has {memory:,}")
+    try:
+        return DeepSeekV3.empty(config, dtype)
+    except MemoryError:
+        raise CheckpointError(f"{refusal}; the system gives less") from None
+
+
+def _read(contents: Contents, name: str, dtype: np.dtype) -> np.ndarray:
+    """One tensor in `dtype`: a window onto the file where it is stored so, else a copy."""
+    header = contents.headers[name]
+    stored = open_tensor(header, name)
+    if contents.dtype(name) == FP8:
+        scales = name + "_scale_inv"
+        stored = dequantise(stored, open_tensor(contents.headers[scales], scales))
+    return _finite(stored, dtype, f"{name} in {header.path}")
+
+
+def dequantise(weight: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """q · s in float32.  weight (n, k) float8; scales (⌈n/128⌉, ⌈k/128⌉) float32."""
+    values = np.empty(weight.shape, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is found by `_finite`
+        for i, row in enumerate(scales):
+            block = slice(i * FP8_BLOCK, (i + 1) * FP8_BLOCK)
+            each = np.repeat(row, FP8_BLOCK)[: weight.shape[1]]
+            np.multiply(weight[block].astype(np.float32), each, out=values[block])
+    return values
+
+
+def _finite(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """`array` in `dtype`, a copy only if it has another one; CheckpointError for NaN and Inf."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = array.astype(dtype, copy=False)
+        low, high = values.min(), values.max()  # NaN if there is one: no array of booleans needed
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise CheckpointError(f"tensor {name} holds NaN or Inf as {dtype.name}")
+    return values
