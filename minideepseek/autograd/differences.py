@@ -20,6 +20,8 @@ from minideepseek.autograd.engine import unbroadcast
 from minideepseek.errors import InputError
 
 STEPS = [1e-2 / 4**k for k in range(11)]  # … 1e-8
+ROUNDING = 4e-16  # in φ, relative to its size
+NOISE = ROUNDING / STEPS[2]  # what it does to a quotient with one of the longer steps
 TABLE_LIMIT = 4096  # entries of an argument up to which its whole gradient is made by differences
 
 
@@ -43,8 +45,7 @@ class Problem:
             raise InputError(f"{self.name}: its value must be floating and finite to be checked")
         self.u = rng.standard_normal((2, *y.shape))
         self.pulled = [self.pull(read_only(u), *self.arrays) for u in self.u]
-        # what rounding in y alone puts into a difference quotient of step about 1e-3
-        self.noise = 1e-13 * np.abs(self.u * y).reshape(2, -1).sum(-1)
+        self.size = self.size_of(y)
 
     def wrong_shape(self, i: int) -> str:
         """Why gradient i cannot be one, or ""."""
@@ -66,21 +67,39 @@ class Problem:
         got = [np.zeros(shape) if g[i] is None else np.asarray(g[i]) for g in self.pulled]
         return np.stack([g if g.shape == shape else unbroadcast(g, shape) for g in got])
 
-    def along(self, i: int, step: np.ndarray) -> np.ndarray:
-        """⟨u, f⟩ for both cotangents with argument i moved by `step`: (2,)."""
-        moved = [x + step if j == i else x for j, x in enumerate(self.arrays)]
-        return self.u.reshape(2, -1) @ np.asarray(self.value(*moved)).reshape(-1)
+    def moved(self, i: int, step: np.ndarray) -> np.ndarray:
+        """y with argument i moved by `step`."""
+        arrays = [np.asarray(x + step) if j == i else x for j, x in enumerate(self.arrays)]
+        return np.asarray(self.value(*arrays))
 
-    def slope(self, i: int, v: np.ndarray, enough: Any) -> tuple[np.ndarray, np.ndarray]:
-        """φ′(0) along v for both cotangents, and how far two extrapolations disagree on it."""
+    def along(self, i: int, step: np.ndarray) -> np.ndarray:
+        """φ = ⟨u, y⟩ for both cotangents with argument i moved by `step`: (2,)."""
+        return self.u.reshape(2, -1) @ self.moved(i, step).reshape(-1)
+
+    def size_of(self, y: np.ndarray) -> np.ndarray:
+        """Σ |uᵢyᵢ| for both cotangents: (2,)."""
+        return np.abs(self.u * y).reshape(2, -1).sum(-1)
+
+    def size_near(self, i: int, v: np.ndarray) -> np.ndarray:
+        """The size of y here or one long step along v away: y may be 0 just here."""
+        with np.errstate(all="ignore"):
+            near = self.size_of(self.moved(i, STEPS[0] * v))
+        return np.where(np.isfinite(near), np.maximum(near, self.size), self.size)
+
+    def slope(self, i: int, v: np.ndarray, size: Any, enough: Any) -> tuple[np.ndarray, np.ndarray]:
+        """φ′(0) along v for both cotangents, and how far it may be off, φ being of some size.
+
+        That is how far two extrapolations disagree, and what rounding does at this step: two that
+        are wrong by rounding may well agree, so luck is not taken for accuracy.
+        """
         best, error = np.full(2, np.nan), np.full(2, np.inf)
         coarse = last = np.full(2, np.nan)  # NaN: not known yet, and no comparison holds
         for h in STEPS:
             with np.errstate(all="ignore"):  # a long step may leave f's domain
                 fine = (self.along(i, h * v) - self.along(i, -h * v)) / (2 * h)
                 r = (16 * fine - coarse) / 15
-                better = np.abs(r - last) < error
-                best, error = np.where(better, r, best), np.where(better, np.abs(r - last), error)
+                off = np.abs(r - last) + ROUNDING * size / h
+                best, error = np.where(off < error, r, best), np.fmin(off, error)
             coarse, last = fine, r
             if (error <= enough).all():
                 break
@@ -95,7 +114,8 @@ class Problem:
         for index in np.ndindex(x.shape):
             v = np.zeros_like(sizes)
             v[index] = sizes[index]
-            want[(slice(None), *index)] = self.slope(i, v, self.noise)[0] / sizes[index]
+            slope, _ = self.slope(i, v, self.size, NOISE * self.size)
+            want[(slice(None), *index)] = slope / sizes[index]
         return want
 
     def kinked(self, i: int, v: np.ndarray, size: np.ndarray) -> bool:
@@ -105,17 +125,17 @@ class Problem:
             np.abs(self.along(i, h * v) - 2 * here + self.along(i, -h * v)) / h
             for h in (1e-5, 1e-6)
         )
-        return bool(((b > 0.5 * a) & (b > 1e-3 * size)).any())
+        return bool(((b > 0.5 * a) & (b > 1e-3 * size + 1e7 * ROUNDING * self.size)).any())
 
 
-def size_of(x: np.ndarray) -> float:
+def rms(x: np.ndarray) -> float:
     """The root mean square of x, 1 if it is all zeros."""
     return float(np.sqrt((x * x).mean())) or 1.0 if x.size else 1.0
 
 
 def own_sizes(x: np.ndarray) -> np.ndarray:
     """|x|, with the array's size where an entry is 0."""
-    return np.where(x == 0, size_of(x), np.abs(x))
+    return np.where(x == 0, rms(x), np.abs(x))
 
 
 def read_only(x: Any) -> np.ndarray:

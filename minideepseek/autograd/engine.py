@@ -320,6 +320,9 @@ def _pull(node: Node, g: Array) -> tuple:
         gradients = node.vjp(g)
         if not isinstance(gradients, tuple):
             gradients = (gradients,)
+        if len(gradients) != len(node.parents):  # an array passed by keyword is no argument
+            count = f"{len(gradients)} gradients for {len(node.parents)} positional arguments"
+            raise TypeError(f"{node.name}: {count}")
         if DEBUG:
             _check_vjp(node, g, before, gradients)
         return gradients
@@ -440,8 +443,6 @@ def _checked(function: Callable) -> Callable:
 
 
 def _check_vjp(node: Node, g: Array, before: Array, gradients: tuple) -> None:
-    if len(gradients) != len(node.parents):
-        raise TypeError(f"{node.name}: {len(gradients)} gradients for {len(node.parents)} inputs")
     if not bool((g == before).all()) and is_finite(before):
         raise ValueError(f"{node.name}: its vjp wrote into the gradient it was given")
     for i, (parent, gx) in enumerate(zip(node.parents, gradients, strict=True)):

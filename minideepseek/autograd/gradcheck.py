@@ -52,7 +52,7 @@ from typing import Any
 
 import numpy as np
 
-from minideepseek.autograd.differences import TABLE_LIMIT, Problem, own_sizes, read_only, size_of
+from minideepseek.autograd.differences import NOISE, TABLE_LIMIT, Problem, own_sizes, read_only, rms
 from minideepseek.autograd.engine import Parameter, Tensor, backward, no_grad
 from minideepseek.errors import InputError, MiniDeepSeekError
 
@@ -205,22 +205,24 @@ def _verdict(problem: Problem, i: int, rng, tolerance: float) -> Verdict:
     name, x = problem.names[i], problem.arrays[i]
     if reason := problem.wrong_shape(i):
         return Verdict(name, False, np.inf, reason)
-    got, worst = problem.gradients(i), 0.0
-    for own, sizes in ((True, own_sizes(x)), (False, np.full(x.shape, size_of(x)))):
+    got, worst, size = problem.gradients(i), 0.0, problem.size
+    if not np.isfinite(got).all():
+        return Verdict(name, False, np.inf, "NaN or Inf")
+    for own, sizes in ((True, own_sizes(x)), (False, np.full(x.shape, rms(x)))):
         v = rng.standard_normal(x.shape) * sizes
-        scale = np.abs(got * v).reshape(2, -1).sum(-1)
-        enough = 0.1 * tolerance * scale + problem.noise
-        slope, unsure = problem.slope(i, v, enough)
-        limit = 1e-4 * np.maximum(scale, np.abs(slope)) + problem.noise
-        if not (unsure <= limit).all():
+        size = problem.size_near(i, v) if own else size
+        scale, noise = np.abs(got * v).reshape(2, -1).sum(-1), NOISE * size
+        slope, unsure = problem.slope(i, v, size, 0.1 * tolerance * scale + noise)
+        limit = 1e-4 * np.maximum(scale, np.abs(slope)) + 1e-9 * size
+        if not (unsure <= limit).all():  # a slope below 1e-9 of f itself drowns in rounding
             if own:
                 return Verdict(name, False, np.inf, "differences do not settle: f is not smooth")
             continue  # entries of very different sizes: the first direction has judged them
         off = np.abs(slope - (got * v).reshape(2, -1).sum(-1))
-        size = np.maximum(scale, np.abs(slope)) + 1e-300
-        worst = max(worst, float((np.where(off <= problem.noise, 0, off) / size).max()))
-        if not (off <= tolerance * scale + 3 * unsure + problem.noise).all():
-            kinked = problem.kinked(i, v, size)
+        larger = np.maximum(scale, np.abs(slope)) + 1e-300
+        worst = max(worst, float((np.where(off <= noise, 0, off) / larger).max()))
+        if not (off <= tolerance * scale + 3 * unsure + noise).all():
+            kinked = problem.kinked(i, v, larger)
             reason = "f has a kink here: move the inputs apart" if kinked else ""
             return Verdict(name, False, worst, reason or _reason(problem, i, got))
     return Verdict(name, True, worst)
@@ -228,8 +230,6 @@ def _verdict(problem: Problem, i: int, rng, tolerance: float) -> Verdict:
 
 def _reason(problem: Problem, i: int, got: np.ndarray) -> str:
     """What is wrong with gradients of the right shape, the plainest explanation first."""
-    if not np.isfinite(got).all():
-        return "NaN or Inf"
     if not got.any():
         return "no gradient arrives: it is zero, differences are not"
     if got[0].size > TABLE_LIMIT:
@@ -260,7 +260,7 @@ def _broken_rule(problem: Problem, call: Callable) -> str:
         y, vjp = call(*problem.arrays)
         u = read_only(np.random.default_rng(1).standard_normal(np.shape(y)))
         first = _as_tuple(vjp(u))
-        kept = [np.array(0.0 if g is None else g) for g in first]
+        kept = _copies(first)
         new = [g for g in first if isinstance(g, np.ndarray) and g is not u]
         if any(g is x for g in new for x in problem.arrays):
             return "a gradient is an argument itself, not a new array"
@@ -270,14 +270,21 @@ def _broken_rule(problem: Problem, call: Callable) -> str:
         for g in new:
             if g.base is None:
                 g[...] = np.nan  # the engine adds into such arrays: nobody else may need them
-        again = [np.array(0.0 if g is None else g) for g in _as_tuple(vjp(u))]
+        again = _as_tuple(vjp(u))
     except ValueError as error:
         if "read-only" not in str(error):
             raise
         return f"the {'forward' if u is None else 'vjp'} writes into an argument or into g"
-    if all(map(np.array_equal, kept, again)):
-        return ""
-    return "a second call answers differently: it returns or changes an array that it keeps"
+    if any(g is h for g in new for h in again):
+        return "it returns an array that it keeps, not a new one"
+    same = len(kept) == len(again) and all(
+        np.array_equal(a, b, equal_nan=True) for a, b in zip(kept, _copies(again), strict=True)
+    )
+    return "" if same else "a second call answers differently: it changed what it keeps"
+
+
+def _copies(gradients: tuple) -> list[np.ndarray]:
+    return [np.array(0.0 if g is None else g) for g in gradients]
 
 
 def _as_tuple(gradients: Any) -> tuple:
