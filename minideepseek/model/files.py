@@ -57,7 +57,6 @@ if sys.platform != "win32":
     import fcntl
 
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.(?P<kind>tmp|old)")
-_OURS: set[Path] = set()  # directories being written, whose locks this process holds itself
 
 
 @contextlib.contextmanager
@@ -111,8 +110,6 @@ def atomic_directory(path: str | os.PathLike, owned: Sequence[str] = ()) -> Iter
         with _locked(target.parent):  # nobody takes it for litter before it is locked
             os.mkdir(temporary)
             stack.enter_context(_locked(temporary))
-            _OURS.add(temporary)
-            stack.callback(_OURS.discard, temporary)
         yield temporary
         if target.exists():
             _carry_over(target, temporary, owned)
@@ -131,7 +128,7 @@ def recover_directory(path: str | os.PathLike) -> str | None:
     notice = None
     for backup in _leftovers(target, "old"):
         try:
-            with _locked(backup, wait=not target.exists()) as free:
+            with _locked(backup, alone=True, wait=not target.exists()) as free:
                 if free and not target.exists():
                     os.rename(backup, target)
                     _sync(target.parent)
@@ -155,7 +152,7 @@ def _swap(temporary: Path, target: Path, backup: Path) -> None:
     with contextlib.ExitStack() as stack:
         try:
             if target.exists():
-                stack.enter_context(_locked(target))  # whoever finds the backup waits for us
+                stack.enter_context(_locked(target, alone=True))  # who finds the backup waits
                 os.rename(target, backup)
             os.rename(temporary, target)
         except BaseException:  # an error, or Ctrl-C between two lines
@@ -214,19 +211,21 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of a file or directory, which renaming does not disturb; False: another has it.
+def _locked(path: Path, alone: bool = False, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock on a file or directory, which renaming does not disturb; False: others have it.
 
-    True also where there are no locks.
+    Writers share (a directory being written gets files that are being written), who wants to move
+    or delete a thing must have it alone. True also where there are no locks.
     """
-    if sys.platform == "win32" or (wait and path in _OURS):  # a file written into our directory:
-        yield True  # waiting for ourselves would never end
+    if sys.platform == "win32":
+        yield True
         return
+    kind = (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB)
     descriptor = os.open(path, os.O_RDONLY)
     try:
         free = True
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(descriptor, kind)
         except BlockingIOError:
             free = False
         except OSError:
@@ -254,9 +253,9 @@ def _leftovers(target: Path, kind: Literal["tmp", "old"]) -> list[Path]:
 
 def _remove_leftovers(target: Path) -> None:
     """Delete temporaries of dead writers, where we may: they are litter, not a reason to fail."""
-    with contextlib.suppress(OSError), _locked(target.parent):
-        for leftover in _leftovers(target, "tmp"):
-            with contextlib.suppress(OSError), _locked(leftover, wait=False) as free:
+    with contextlib.suppress(OSError), _locked(target.parent, alone=True, wait=False) as quiet:
+        for leftover in _leftovers(target, "tmp") if quiet else []:
+            with contextlib.suppress(OSError), _locked(leftover, alone=True, wait=False) as free:
                 if free:
                     _remove(leftover)
 

@@ -41,8 +41,9 @@ class Faults:
     def wrap(self, name, real):
         def call(*args, **kwargs):
             self.step()
-            self.trace.append((name, subject(name, args)))
+            about = subject(name, args)
             result = real(*args, **kwargs)
+            self.trace.append((name, about))
             if self.calls == self.at and self.mode == "killed after":
                 if name.startswith("open"):
                     os.close(result) if name == "open" else result.close()
@@ -90,8 +91,8 @@ def write_old(path):
 def write_new(path, faults):
     """A save in several steps, each of which may be the last one."""
     with atomic_directory(path, owned=["shard-*.bin"]) as directory:
-        for name in ("config.json", "model.bin"):
-            with open(directory / name, "wb") as file:
+        for name, write in (("config.json", atomic_write), ("model.bin", open)):
+            with write(directory / name, "wb") as file:
                 for half in (NEW[name][:2], NEW[name][2:]):
                     faults.step()
                     file.write(half)
@@ -380,6 +381,33 @@ def test_recovery_does_not_disturb_a_live_writer(tmp_path):
             file.write(b"last")
     assert (path / "config.json").read_bytes() == b"by hand"
     assert (tmp_path / "a").read_bytes() == b"last"
+
+
+@pytest.mark.parametrize("write", [atomic_write, atomic_directory])
+def test_nobody_takes_a_new_temporary_for_litter(tmp_path, monkeypatch, write):
+    """Others look for litter between creating and locking it, and just before it gets its name."""
+    cleaners, locked = [], files._locked
+
+    def clean():
+        cleaners.append(threading.Thread(target=files._remove_leftovers, args=(tmp_path / "a",)))
+        cleaners[-1].start()
+        cleaners[-1].join(0.05)
+
+    def late(path, **options):
+        if path.suffix == ".tmp" and not options and not cleaners:
+            clean()
+        return locked(path, **options)
+
+    def cleaned(real):
+        return lambda *paths: (clean(), real(*paths))
+
+    monkeypatch.setattr(files, "_locked", late)
+    monkeypatch.setattr(os, "replace", cleaned(os.replace))
+    monkeypatch.setattr(os, "rename", cleaned(os.rename))
+    with write(tmp_path / "a") as out:
+        if write is atomic_directory:
+            (out / "f").touch()
+    assert len(cleaners) == 2 and os.listdir(tmp_path) == ["a"]
 
 
 def test_reader_waits_for_a_writer_between_its_renames(tmp_path, monkeypatch):
