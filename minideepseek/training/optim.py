@@ -119,7 +119,8 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> Any:
     if not grads:
         return 0.0
     xp, norm = xp_of(*grads), _norm(grads)
-    factor = xp.minimum(max_norm / (norm + 1e-6), 1.0).astype(grads[0].dtype)
+    # fmin ignores NaN: gradients keep what shows which of them was the bad one
+    factor = xp.fmin(max_norm / (norm + 1e-6), 1.0).astype(grads[0].dtype)
 
     def scale(g: Array) -> None:
         g *= factor

@@ -3,9 +3,9 @@ r"""The training loop: what one step does, what is measured, and how a run survi
 One step
 --------
     1  losses of `accumulate` batches, backward after each, gradients averaged
-    2  one host read: the losses and the gradient's norm. NaN or Inf stops here, before any weight
-       is touched, and names the step and the first tensor that went bad
-    3  gradients clipped to a global norm of 1, one AdamW step at the scheduled learning rate
+    2  gradients clipped to a global norm of 1, and one host read: the losses and the norm. NaN or
+       Inf stops here, before any weight is touched; the step and the first bad tensor are named
+    3  one AdamW step at the scheduled learning rate
     4  the routers' biases move by γ against the loads of this very step (chapter 3)
 
 γ is V3's knob for balance. It used 0.001 over millions of steps; a bias must travel 0.5 to 0.75 to
@@ -34,10 +34,11 @@ from typing import Any
 
 import numpy as np
 
-from minideepseek.autograd.backend import to_host
-from minideepseek.autograd.engine import is_finite, watch
+from minideepseek.autograd.backend import Array, to_host, xp_of
+from minideepseek.autograd.engine import is_finite, no_grad, watch
 from minideepseek.errors import DivergedError, InputError
 from minideepseek.layers.moe import max_violation, update_bias
+from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.transformer import DeepSeekV3, Losses, evaluate_loss
 from minideepseek.training.data import BatchLoader, evaluation_windows
 from minideepseek.training.optim import AdamW, clip_grad_norm, cosine_schedule, matrices_only
@@ -64,21 +65,46 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "sequence_length", "accumulate", "evaluate_every"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise InputError(f"{name}: got {getattr(self, name)!r}, expected an integer ≥ 1")
-        if not 0 < self.learning_rate < 1:
-            raise InputError(f"learning_rate: got {self.learning_rate}, expected between 0 and 1")
+        for name, least in _AT_LEAST.items():
+            if type(getattr(self, name)) is not int or getattr(self, name) < least:
+                came = repr(getattr(self, name))
+                raise InputError(f"{name}: got {came}, expected an integer of at least {least}")
+        for name, most in _AT_MOST.items():
+            if not 0 <= getattr(self, name) <= most:  # false for NaN
+                came = repr(getattr(self, name))
+                raise InputError(f"{name}: got {came}, expected a number from 0 to {most:g}")
 
     def gamma(self, step: int) -> float:
         """γ of step 0 … steps − 1."""
         return self.bias_step if step < self.steps * (1 - self.bias_frozen) else 0.0
 
 
+_AT_LEAST = {
+    "steps": 1,
+    "batch_size": 1,
+    "sequence_length": 1,
+    "accumulate": 1,
+    "warmup_steps": 0,
+    "evaluate_every": 1,
+    "checkpoint_every": 1,
+    "seed": 0,
+}
+_AT_MOST = {
+    "learning_rate": 1.0,
+    "final_learning_rate": 1.0,
+    "weight_decay": 1e3,
+    "clip_norm": 1e9,
+    "mtp_weight": 1e3,
+    "bias_step": 1.0,
+    "bias_frozen": 1.0,
+}
+
+
 class Trainer:
     """A model, its text and its optimiser; `step()` is one update and returns its metrics.
 
-    loader: batches; held_out: (M,) tokens for `evaluate`, may be None.
+    loader: batches; held_out: (M,) tokens for `evaluate`, may be None. InputError for sequences
+    longer than the model's positions.
     """
 
     def __init__(
@@ -88,6 +114,7 @@ class Trainer:
         plan: Plan,
         held_out: np.ndarray | None = None,
     ) -> None:
+        check_length(plan, model.config)
         self.model, self.loader, self.plan, self.held_out = model, loader, plan, held_out
         self.parameters = dict(model.named_parameters())
         self.optimiser = AdamW(
@@ -103,37 +130,37 @@ class Trainer:
         """One update; the metrics of it. DivergedError if a loss or gradient is not finite."""
         plan, began = self.plan, time.perf_counter()
         self.optimiser.zero_grad()
-        loads: list[np.ndarray] = []
-        parts: list[Losses] = []
-        for _ in range(plan.accumulate):
-            ids = self.loader.next_batch()
+        counts, parts = [], []
+        batches = [self.loader.next_batch() for _ in range(plan.accumulate)]
+        for ids in batches:
             losses = self.model.losses(ids, mtp_weight=plan.mtp_weight)
             (losses.total * (1 / plan.accumulate)).backward()
-            counts = np.array([routing.counts for routing in losses.routings])
-            loads = [counts] if not loads else [loads[0] + counts]
-            parts.append(_values_only(losses))
-            self.tokens += ids[:, 1:].size
+            counts.append([routing.counts for routing in losses.routings])
+            parts.append(_values(losses))
         norm = clip_grad_norm(self.parameters.values(), plan.clip_norm)
-        metrics = self._read(parts, norm)
+        metrics = _read(parts, norm)
         if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
-            raise DivergedError(self._blame(ids, metrics))
+            raise DivergedError(self._blame(batches, metrics))
         self.optimiser.lr = cosine_schedule(
             self.done, plan.steps, plan.learning_rate, plan.warmup_steps, plan.final_learning_rate
         )
         self.optimiser.step()
-        self._balance(loads[0].tolist())
-        self.done += 1
+        loads: list[list[int]] = np.sum(counts, axis=0).tolist()  # a layer's tokens by expert
+        self._balance(loads)
+        tokens = sum(ids[:, 1:].size for ids in batches)
         elapsed = time.perf_counter() - began
+        self.done += 1
+        self.tokens += tokens
         self.seconds += elapsed
         return metrics | {
             "step": self.done,
             "seconds": round(self.seconds, 3),
             "tokens": self.tokens,
             "learning_rate": self.optimiser.lr,
-            "tokens_per_second": round(ids[:, 1:].size * plan.accumulate / elapsed, 1),
-            "max_vio": [round(max_violation(c), 4) for c in loads[0].tolist()],
-            "dead_experts": [int((c == 0).sum()) for c in loads[0]],
-            "expert_load": [(c / max(1, c.sum())).round(5).tolist() for c in loads[0]],
+            "tokens_per_second": round(tokens / elapsed, 1),
+            "max_vio": [round(max_violation(c), 4) for c in loads],
+            "dead_experts": [c.count(0) for c in loads],
+            "expert_load": [[round(n / max(1, sum(c)), 5) for n in c] for c in loads],
         }
 
     def evaluate(self) -> float:
@@ -147,28 +174,13 @@ class Trainer:
             nats, count = nats + more, count + n
         return nats / count / math.log(2)
 
-    def _read(self, parts: list[Losses], norm: Any) -> dict[str, Any]:
-        """The step's losses, averaged over its batches, and the gradient's norm, as numbers."""
-
-        def mean(values: list) -> float | None:
-            values = [float(to_host(v)) for v in values if v is not None]
-            return sum(values) / len(values) if values else None
-
-        return {
-            "loss": mean([p.total.data for p in parts]),
-            "main_loss": mean([p.main.data for p in parts]),
-            "mtp_loss": mean([m.data for p in parts for m in p.mtp]),
-            "aux_loss": mean([None if p.balance is None else p.balance.data for p in parts]),
-            "grad_norm": float(norm),
-        }
-
     def _balance(self, loads: list[list[int]]) -> None:
         gamma = self.plan.gamma(self.done)
         if gamma:
             for router, counts in zip(self.model.routers, loads, strict=False):
                 update_bias(router.e_score_correction_bias, counts, gamma)
 
-    def _blame(self, ids: np.ndarray, metrics: dict[str, Any]) -> str:
+    def _blame(self, batches: list[np.ndarray], metrics: dict[str, Any]) -> str:
         """One sentence that names the step and the first tensor that is not finite."""
         where = f"step {self.done + 1}: the loss is {metrics['loss']}"
         if math.isfinite(metrics["loss"]):
@@ -180,25 +192,46 @@ class Trainer:
 
         def look(name: str, array: Any) -> None:
             if not found and array.dtype.kind == "f" and not is_finite(array):
-                found.append(f"{where}; the first bad tensor is an output of {name}, {array.shape}")
+                found.append(f"an output of {name} of shape {array.shape}")
 
-        with watch(look):
-            self.model.losses(ids, mtp_weight=self.plan.mtp_weight)
-        for name, parameter in self.parameters.items():
+        for ids in batches:
+            with watch(look), no_grad():
+                self.model.losses(ids, mtp_weight=self.plan.mtp_weight)
+        for name, parameter in reversed(self.parameters.items()):  # as backward went
             if not found and parameter.grad is not None and not is_finite(parameter.grad):
-                return f"{where}; the first bad tensor is the gradient of {name}"
-        return found[0] if found else where
+                found.append(f"the gradient of {name}")
+        return f"{where}; the first bad tensor is {found[0]}" if found else where
 
 
-def _values_only(losses: Losses) -> Losses:
-    """The numbers without their graph."""
-    return Losses(
-        losses.total.detach(),
-        losses.main.detach(),
-        [m.detach() for m in losses.mtp],
-        None if losses.balance is None else losses.balance.detach(),
-        [],
-    )
+def check_length(plan: Plan, config: DeepSeekV3Config) -> None:
+    """InputError for sequences longer than the positions that the model is made for."""
+    if plan.sequence_length > config.max_position_embeddings:
+        raise InputError(
+            f"sequence_length: got {plan.sequence_length}, expected at most "
+            f"max_position_embeddings = {config.max_position_embeddings}"
+        )
+
+
+def _values(losses: Losses) -> dict[str, list[Array]]:
+    """The numbers under their names in metrics.jsonl, without their graph."""
+    balance = [] if losses.balance is None else [losses.balance]
+    named = {
+        "loss": [losses.total],
+        "main_loss": [losses.main],
+        "mtp_loss": losses.mtp,
+        "aux_loss": balance,
+    }
+    return {name: [t.data for t in tensors] for name, tensors in named.items()}
+
+
+def _read(parts: list[dict[str, list[Array]]], norm: Any) -> dict[str, Any]:
+    """The step's losses, averaged over its batches, and the gradient's norm, by one host read."""
+    columns = {name: [a for part in parts for a in part[name]] for name in parts[0]}
+    columns["grad_norm"] = [norm]
+    arrays = [a for column in columns.values() for a in column]
+    numbers = iter(to_host(xp_of(*arrays).stack(arrays)).tolist())
+    means = {n: sum(next(numbers) for _ in c) / len(c) for n, c in columns.items() if c}
+    return {"mtp_loss": None, "aux_loss": 0.0} | means
 
 
 def fit(
