@@ -231,6 +231,8 @@ def make_record(
     """The facts, curves and sentences of the report."""
     metrics, config, plan = directory.metrics(), trainer.model.config, trainer.plan
     bits = [m["bits_per_byte"] for m in metrics if "bits_per_byte" in m][-1]
+    half = len(samples) // 2  # each prompt's continuations side by side
+    pairs = zip(samples[:half], samples[half:], strict=True)
     facts = {
         "preset": job.preset,
         "parameters": f"{sum(p.size for p in trainer.parameters.values()):,}",
@@ -251,7 +253,7 @@ def make_record(
         config=facts,
         metrics=metrics,
         baselines=baselines,
-        samples=samples,
+        samples=[sample for pair in pairs for sample in pair],
         notes=compare(bits, baselines),
     )
 

@@ -208,7 +208,10 @@ def mtp_loss(record: RunRecord) -> str:
         curve(record, "mtp_loss", "one further", 2),
         curve(record, "main_loss", "next token"),
     ]
-    text = "The MTP module guesses one token further ahead than the model, which is harder."
+    text = (
+        "The MTP module predicts the token after next, and is told the token in between: it knows "
+        "as much as the model does one position later, and has one layer more to think."
+    )
     text += missing(record, "mtp_loss")
     chart = line_chart("Loss of multi-token prediction", "nats per token", lines)
     return "<h2>Multi-token prediction</h2>" + paragraph(text) + chart
