@@ -151,8 +151,8 @@ def _split(tensors: _Stored, most: int | None) -> list[list[str]]:
 
 
 def _one_of(names: tuple[str, ...], dtype: Any) -> str:
-    with suppress(TypeError):
-        if np.dtype(dtype).name in names:
+    with suppress(TypeError, ValueError):
+        if dtype is not None and np.dtype(dtype).name in names:  # NumPy's None is float64
             return np.dtype(dtype).name
     raise InputError(f"dtype: got {dtype!r}, expected {' or '.join(names)}")
 
