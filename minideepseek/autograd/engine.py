@@ -450,6 +450,8 @@ def _check_vjp(node: Node, g: Array, before: Array, gradients: tuple) -> None:
             continue
         if gx.dtype != g.dtype:
             raise TypeError(f"{node.name}: gradient {i} is {gx.dtype}, g is {g.dtype}")
+        if gx.shape != parent.shape:
+            unbroadcast(gx, parent.shape, node.name)
         if not is_finite(backend.as_array(gx)):
             raise DivergedError(f"{node.name}: NaN or Inf in gradient {i} of shape {gx.shape}")
 

@@ -4,10 +4,13 @@
 that writes to its inputs fails on that line, and in one of several memory layouts.
 """
 
+import contextlib
+
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from minideepseek.autograd import backend
 from minideepseek.autograd.engine import PRIMITIVES, ops, primitive
 
 REGIMES = ("normal", "tiny", "large", "zeros", "ties", "rows")
@@ -124,3 +127,14 @@ def lift(function):
     del PRIMITIVES[function.__name__]
     delattr(ops, function.__name__)
     return lifted
+
+
+@contextlib.contextmanager
+def using_threads(count):
+    """`set_threads` for a `with` block."""
+    before = backend.get_threads()
+    backend.set_threads(count)
+    try:
+        yield
+    finally:
+        backend.set_threads(before)

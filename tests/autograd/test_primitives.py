@@ -14,8 +14,10 @@ import minideepseek.autograd.attention
 import minideepseek.autograd.experts
 import minideepseek.autograd.fused
 import minideepseek.autograd.primitives  # noqa: F401 - registers
+from minideepseek.autograd import backend
 from minideepseek.autograd.engine import PRIMITIVES, unbroadcast
 from minideepseek.autograd.gradcheck import check_vjp
+from tests import standin
 
 from .cases import CASES
 from .strategies import REGIMES, frozen, values
@@ -134,6 +136,29 @@ def test_float32_stays_float32_and_agrees_with_float64(name, data):
             assert got.dtype == np.float32
             size = np.abs(want).max(initial=0) + 1
             np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * size)
+
+
+@every_primitive
+@settings(max_examples=6)
+@given(data=st.data())
+def test_the_same_numbers_on_a_device(name, data):
+    """Over the stand-in for CuPy, which refuses what CuPy refuses, host arrays first of all."""
+    standin.install()
+    arrays, options, v = drawn(data, name, ("normal",))
+    y, pull = call(name, arrays, options)
+    u = cotangent(v, y)
+    sent = [backend.to_device(np.array(x), "standin") for x in arrays]
+    if "segment_ids" in options:
+        options["segment_ids"] = backend.to_device(options["segment_ids"], "standin")
+    there, vjp = PRIMITIVES[name](*sent, **options)
+    gradients = vjp(backend.to_device(np.array(u), "standin"))
+    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+    np.testing.assert_allclose(backend.to_host(there), y, rtol=1e-12, atol=1e-12)
+    for got, want in zip(gradients, pull(u), strict=True):
+        assert (got is None) == (want is None)
+        if got is not None:
+            got = unbroadcast(got, want.shape) if got.shape != want.shape else got
+            np.testing.assert_allclose(backend.to_host(got), want, rtol=1e-11, atol=1e-11)
 
 
 KEEPS_NOTHING = (
