@@ -9,19 +9,22 @@ r"""The command line: one verb per job, thin.
 BLAS is set to one thread before NumPy is loaded: the threads are ours (`--threads`), so that the
 element-wise work shares them too and results do not depend on their number.
 
-Exit codes: 0 done, 2 for input that cannot be used (one sentence on standard error), 3 for a run
-that diverged, 130 when interrupted.
+What a run says goes to standard output, how far it is to standard error. Exit codes: 0 done, 2 for
+input that cannot be used (one sentence on standard error), 3 for a run that diverged, 130 when
+interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from minideepseek.errors import DivergedError, MiniDeepSeekError
+from minideepseek.errors import CheckpointError, DivergedError, InputError, MiniDeepSeekError
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"):
     if "numpy" not in sys.modules:
@@ -30,22 +33,31 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLI
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    options = build_parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without the letter γ shows a ?
     try:
-        return options.run(options)
+        options = build_parser().parse_args(arguments)
+        code = options.run(options)
+        sys.stdout.flush()
+        return code
     except DivergedError as error:
-        print(f"minideepseek: {error}", file=sys.stderr)
-        return 3
+        return _complain(str(error), 3)
     except MiniDeepSeekError as error:
-        print(f"minideepseek: {error}", file=sys.stderr)
-        return 2
+        return _complain(str(error), 2)
+    except BrokenPipeError:  # whoever read the output has seen enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        print(f"minideepseek: {name}{error.strerror or error}", file=sys.stderr)
-        return 2
+        return _complain(f"{name}{error.strerror or error}", 2)
     except KeyboardInterrupt:
-        print("minideepseek: interrupted", file=sys.stderr)
-        return 130
+        return _complain("interrupted", 130)
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"minideepseek: {sentence}", file=sys.stderr)
+    return code
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,12 +89,12 @@ def build_parser() -> argparse.ArgumentParser:
     generate = verbs.add_parser("generate", help="continue a prompt with a saved model")
     generate.set_defaults(run=run_generate)
     generate.add_argument("model", type=Path, help="a model directory, such as runs/journey/model")
-    generate.add_argument("prompt", help="text to continue")
-    generate.add_argument("--max-new-tokens", type=int, default=200)
-    generate.add_argument("--temperature", type=float, default=0.7, help="0 is greedy")
-    generate.add_argument("--top-k", type=int)
-    generate.add_argument("--top-p", type=float, default=0.95)
-    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("prompt", help="text to continue; '' begins a new one")
+    generate.add_argument("--max-new-tokens", type=int, default=200, help="at most (200)")
+    generate.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (0.7)")
+    generate.add_argument("--top-k", type=int, help="only the k most probable tokens (all)")
+    generate.add_argument("--top-p", type=float, default=0.95, help="only the mass p (0.95)")
+    generate.add_argument("--seed", type=int, default=0, help="of the draws (0)")
     _machine_options(generate)
 
     info = verbs.add_parser("info", help="parameters, FLOPs and cache of a configuration")
@@ -98,8 +110,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, help="run directory (default: a new one in runs/)")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
+        "--out", type=Path, metavar="DIR", help="a new run's directory (default: one in runs/)"
+    )
+    place.add_argument(
+        "--resume", type=Path, metavar="DIR", help="go on with the interrupted run in DIR"
+    )
     parser.add_argument(
         "--text", nargs="+", default=[], metavar="PATH", help="files or folders to learn from"
     )
@@ -170,32 +187,41 @@ def run_generate(options: argparse.Namespace) -> int:
     from minideepseek.model.tokenizer import load_tokenizer
     from minideepseek.model.transformer import DeepSeekV3
 
+    if options.seed < 0:
+        raise InputError(f"seed: got {options.seed}, expected an integer of at least 0")
     tokenizer = load_tokenizer(options.model)
     model = DeepSeekV3.from_pretrained(options.model).to(device)
-    ids = tokenizer.encode(options.prompt)
-    room = model.config.max_position_embeddings - len(ids)
-    steps = stream(
-        model,
-        ids[None],
-        min(options.max_new_tokens, room) if room > 0 else options.max_new_tokens,
-        options.temperature,
-        options.top_k,
-        options.top_p,
-        tokenizer.eos_token_id,
-        np.random.default_rng(options.seed),
-    )
-    made: list[int] = []
-    print(options.prompt, end="", flush=True)
-    shown = ""
-    for token in steps:
-        made.append(int(token[0]))
-        if made[-1] == tokenizer.eos_token_id:
-            break
-        text = tokenizer.decode(made).rstrip("�")  # half a character waits for its rest
-        print(text[len(shown) :], end="", flush=True)
-        shown = text
-    print()
+    if model.config.vocab_size != tokenizer.vocab_size:
+        raise CheckpointError(
+            f"{options.model}: its model knows {model.config.vocab_size} tokens, its tokenizer "
+            f"{tokenizer.vocab_size}"
+        )
+    prompt = tokenizer.encode(options.prompt)
+    before = prompt if prompt.size else np.array([tokenizer.eos_token_id])  # what precedes a text
+    room = model.config.max_position_embeddings - len(before)
+    new = min(options.max_new_tokens, room) if room > 0 else options.max_new_tokens
+    sampling = (options.temperature, options.top_k, options.top_p)
+    rng = np.random.default_rng(options.seed)
+    steps = stream(model, before[None], new, *sampling, tokenizer.eos_token_id, rng)
+    _show(tokenizer, prompt.tolist(), (int(token[0]) for token in steps))
     return 0
+
+
+def _show(tokenizer: Any, ids: list[int], tokens: Iterable[int]) -> None:
+    """Print the text of ids, then of each token as it comes, up to the end token."""
+    from minideepseek.training.progress import printable
+
+    shown = tokenizer.decode(ids)
+    print(printable(shown), end="", flush=True)
+    for token in tokens:
+        if token == tokenizer.eos_token_id:
+            break
+        ids.append(token)
+        text = tokenizer.decode(ids).rstrip("\ufffd")  # half a character waits for its rest
+        if len(text) > len(shown):
+            print(printable(text[len(shown) :]), end="", flush=True)
+            shown = text
+    print(tokenizer.decode(ids)[len(shown) :])
 
 
 def run_info(options: argparse.Namespace) -> int:
@@ -236,7 +262,7 @@ def _set_up_machine(options: argparse.Namespace) -> str:
     else:
         name, why = "cpu", "the default; --device cuda uses a GPU"
     get_device(name)
-    print(f"device: {name} ({why}), {options.threads} threads", file=sys.stderr)
+    print(f"device: {name} ({why}); threads: {options.threads}", file=sys.stderr)
     return name
 
 

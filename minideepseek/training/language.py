@@ -25,7 +25,7 @@ import numpy as np
 
 from minideepseek.autograd.backend import get_threads, memory_bytes
 from minideepseek.errors import CheckpointError, InputError
-from minideepseek.model.checkpoint import write_model
+from minideepseek.model.checkpoint import OWNED, write_model
 from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.files import atomic_directory, atomic_write
 from minideepseek.model.generate import generate
@@ -40,10 +40,10 @@ from minideepseek.training.corpus import (
     read_texts,
 )
 from minideepseek.training.data import BatchLoader, compressor_baselines, joined_bytes, pack
-from minideepseek.training.progress import Progress
+from minideepseek.training.progress import Progress, printable
 from minideepseek.training.report import RunRecord, write_report
-from minideepseek.training.rundir import RunDirectory, list_checkpoints, versions
-from minideepseek.training.trainer import Plan, Trainer, fit
+from minideepseek.training.rundir import VERSIONS, RunDirectory
+from minideepseek.training.trainer import Plan, Trainer, check_length, fit
 
 PROMPT_BYTES = 64
 SAMPLE_BYTES = 240
@@ -68,45 +68,84 @@ def run(job: LanguageJob, say: Callable[[str], None] = print) -> Path | None:
     InputError and CheckpointError before any work for what cannot be used.
     """
     check_directory(job.out, job.resume)
-    config = DeepSeekV3Config.preset(job.preset)
-    corpus, tokenizer = load_corpus(job.texts, job.plan, say), ByteTokenizer()
-    train, held_out = joined_bytes(corpus.train), joined_bytes(corpus.held_out)
-    baselines = compressor_baselines(train, held_out)
-    say(f"text: {len(train):,} bytes to learn from, {len(held_out):,} held out")
-    say("  ".join(f"{name} {bits:.2f}" for name, bits in baselines.items()) + "  bits per byte")
-
-    init, data = np.random.default_rng(job.plan.seed).spawn(2)
-    model = DeepSeekV3(config, init).to(job.device)
-    loader = BatchLoader(
-        pack(corpus.train, tokenizer), job.plan.batch_size, job.plan.sequence_length, data
-    )
-    trainer = Trainer(model, loader, job.plan, pack(corpus.held_out, tokenizer))
-    digest = corpus_hash([*corpus.train, *corpus.held_out])
-    directory = RunDirectory(job.out, tokenizer, digest)
+    tokenizer = ByteTokenizer()
+    config = model_config(job.preset, tokenizer)
+    check_length(job.plan, config)
+    corpus = load_corpus(job.texts, job.plan, say)
+    trainer = make_trainer(job, config, corpus, tokenizer)
+    baselines = weigh_corpus(corpus, say)
+    directory = RunDirectory(job.out, tokenizer, corpus_hash([*corpus.train, *corpus.held_out]))
+    say(f"model: {job.preset}, {_count(trainer):,} parameters; training: {_steps(job.plan)}")
+    say(f"everything is written to {job.out}; Ctrl-C stops with a checkpoint")
     if job.resume:
         for notice in directory.resume(trainer):
             say(notice)
-        say(f"going on from step {trainer.done} of {job.plan.steps}")
-    samples = _Samples(job.out / "samples.json", model, tokenizer, corpus, job.plan.seed)
-    samples.take("before training")
+        say(f"going on after step {trainer.done} of {job.plan.steps}")
+    samples = _Samples(job.out / "samples.json", trainer, tokenizer, corpus)
+    if not trainer.done:
+        samples.take("before training")
     with stop_on_interrupt(say) as stopped:
         complete = _train(trainer, directory, stopped)
     if not complete:
-        say(f"stopped after step {trainer.done}; its checkpoint is in {directory.checkpoints}")
+        say(f"stopped after step {trainer.done}; to go on, give the same options and")
+        say(f"    --resume {job.out}")
         return None
     samples.take("after training")
-    with atomic_directory(job.out / "model") as folder:
-        write_model(model, folder)
-        tokenizer.save_pretrained(folder)
-    record = make_record(job, trainer, directory, baselines, samples.taken, digest)
+    return finish(job, trainer, directory, baselines, samples.taken, say)
+
+
+def finish(
+    job: LanguageJob,
+    trainer: Trainer,
+    directory: RunDirectory,
+    baselines: dict[str, float],
+    samples: Sequence[tuple[str, str, str]],
+    say: Callable[[str], None],
+) -> Path:
+    """Write the model and the report, say what came out; the report's path."""
+    with atomic_directory(job.out / "model", OWNED) as folder:
+        write_model(trainer.model, folder)
+        directory.tokenizer.save_pretrained(folder)
+    record = make_record(job, trainer, directory, baselines, samples)
     report = write_report(job.out / "report.html", record)
-    for title, prompt, text in samples.taken:
-        say(f"\n── {title} ── {prompt!r} goes on:\n{text}")
-    say("")
-    for note in record.notes:
-        say(note)
+    for title, prompt, text in samples:
+        say(f"\n── {title} ── {prompt!r} goes on:\n{printable(text)}")
+    say("\n" + "\n".join(record.notes))
     say(f"model: {job.out / 'model'}\nreport: {report.resolve()}")
     return report
+
+
+def model_config(preset: str, tokenizer: ByteTokenizer) -> DeepSeekV3Config:
+    """The preset with the tokenizer's vocabulary; InputError for v3, too large for any machine."""
+    if preset == "v3":
+        raise InputError("preset: got v3, which is there for `info` alone; train a smaller one")
+    ids = {n: getattr(tokenizer, n) for n in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return DeepSeekV3Config.preset(preset, vocab_size=tokenizer.vocab_size, **ids)
+
+
+def make_trainer(
+    job: LanguageJob, config: DeepSeekV3Config, corpus: Corpus, tokenizer: ByteTokenizer
+) -> Trainer:
+    """A fresh model and its text: two generators from one seed, of weights and of data order."""
+    plan, (init, data) = job.plan, np.random.default_rng(job.plan.seed).spawn(2)
+    text = pack(corpus.train, tokenizer)
+    loader = BatchLoader(text, plan.batch_size, plan.sequence_length, data)
+    model = DeepSeekV3(config, init).to(job.device)
+    return Trainer(model, loader, plan, pack(corpus.held_out, tokenizer))
+
+
+def weigh_corpus(corpus: Corpus, say: Callable[[str], None]) -> dict[str, float]:
+    """Say how much text there is and what compressors make of it; their bits per byte by name."""
+    train, held_out = joined_bytes(corpus.train), joined_bytes(corpus.held_out)
+    say(f"text: {len(train):,} bytes to learn from, {len(held_out):,} held out to be judged by")
+    bits = compressor_baselines(train, held_out)
+    for title, names in (
+        ("alone", ("bz2", "lzma")),
+        ("having read the text to learn from", ("bz2 primed", "lzma primed")),
+    ):
+        figures = ", ".join(f"{name.split()[0]} {bits[name]:.2f}" for name in names)
+        say(f"file compressors on the held-out text, {title}: {figures} bits per byte")
+    return bits
 
 
 def load_corpus(texts: Sequence[str], plan: Plan, say: Callable[[str], None]) -> Corpus:
@@ -118,7 +157,7 @@ def load_corpus(texts: Sequence[str], plan: Plan, say: Callable[[str], None]) ->
     corpus = prepare_corpus(documents)
     if corpus.removed:
         lost = sum(len(p.encode()) for p in corpus.removed)
-        say(f"left out: {len(corpus.removed):,} paragraphs seen before ({lost:,} bytes)")
+        say(f"left out: {len(corpus.removed):,} paragraphs that are there twice ({lost:,} bytes)")
     if not corpus.train or not corpus.held_out:
         raise InputError(
             f"text: {len(documents)} documents leave nothing to train on or to hold out; "
@@ -128,13 +167,16 @@ def load_corpus(texts: Sequence[str], plan: Plan, say: Callable[[str], None]) ->
 
 
 def check_directory(out: Path, resume: bool) -> None:
-    """CheckpointError unless `out` is new, or holds a run to resume."""
-    found = list_checkpoints(out)
-    if resume and not found:
-        raise CheckpointError(f"{out}: no checkpoint to resume from")
+    """CheckpointError unless `out` is new and can be made, or is a run to resume."""
+    is_run = (out / "checkpoints").is_dir()
+    if resume and not is_run:
+        raise CheckpointError(f"{out}: no run to resume, expected a folder with checkpoints")
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        hint = " (or go on with --resume)" if found else ""
+        hint = " or resume this run" if is_run else ""
         raise CheckpointError(f"{out}: exists and is not empty; name another directory{hint}")
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise CheckpointError(f"{out}: cannot be written, {nearest} is no directory to write into")
 
 
 def free_directory(wanted: Path) -> Path:
@@ -170,7 +212,7 @@ def stop_on_interrupt(say: Callable[[str], None]) -> Iterator[Callable[[], bool]
         if hit:
             raise KeyboardInterrupt
         hit.append(number)
-        say("\nstopping after this step, with a checkpoint; press again to stop at once")
+        say("\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
 
     with contextlib.suppress(ValueError):  # not the main thread: then nothing can be caught
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -186,22 +228,23 @@ class _Samples:
     """What the model writes after prompts from the held-out text, kept in samples.json."""
 
     def __init__(
-        self, path: Path, model: DeepSeekV3, tokenizer: ByteTokenizer, corpus: Corpus, seed: int
+        self, path: Path, trainer: Trainer, tokenizer: ByteTokenizer, corpus: Corpus
     ) -> None:
-        self.path, self.model, self.tokenizer, self.seed = path, model, tokenizer, seed
-        self.room = model.config.max_position_embeddings
+        self.path, self.model, self.tokenizer = path, trainer.model, tokenizer
+        self.seed = trainer.plan.seed
+        self.room = self.model.config.max_position_embeddings
         size = min(PROMPT_BYTES, self.room // 3)
         texts = [d.text for d in corpus.held_out if len(d.text) > 4 * size]
         texts = texts or [d.text for d in corpus.held_out]
         picks = np.linspace(0, len(texts) - 1, min(3, len(texts))).astype(int)
         self.prompts = [texts[i].encode()[:size] for i in picks]
         self.taken: list[tuple[str, str, str]] = []
-        if path.exists():
+        if trainer.done and path.exists():  # an earlier process took the first ones
             with contextlib.suppress(ValueError, TypeError):
                 self.taken = [(a, b, c) for a, b, c in json.loads(path.read_text("utf-8"))]
 
     def take(self, title: str) -> None:
-        """Write one continuation per prompt, unless a process before this one did."""
+        """Write one continuation per prompt, unless an earlier process did."""
         if any(t == title for t, _, _ in self.taken):
             return
         for i, prompt in enumerate(self.prompts):
@@ -226,7 +269,6 @@ def make_record(
     directory: RunDirectory,
     baselines: dict[str, float],
     samples: Sequence[tuple[str, str, str]],
-    digest: str,
 ) -> RunRecord:
     """The facts, curves and sentences of the report."""
     metrics, config, plan = directory.metrics(), trainer.model.config, trainer.plan
@@ -235,17 +277,16 @@ def make_record(
     pairs = zip(samples[:half], samples[half:], strict=True)
     facts = {
         "preset": job.preset,
-        "parameters": f"{sum(p.size for p in trainer.parameters.values()):,}",
+        "parameters": f"{_count(trainer):,}",
         "of the main model": f"{main_parameters(config):,}",
         "activated per token": f"{activated_parameters(config):,}",
-        "steps": f"{plan.steps:,} of {plan.batch_size * plan.accumulate} × "
-        f"{plan.sequence_length} bytes",
+        "steps": _steps(plan),
         "text": "; ".join(job.texts) or "docstrings of this Python's standard library",
-        "text's hash": digest[:16],
+        "text's hash": directory.corpus[:16],
         "training time": f"{trainer.seconds:.0f} s",
         "device": f"{job.device}, {get_threads()} threads of {os.cpu_count()} cores",
         "peak memory": f"{memory_bytes(job.device) / 2**20:,.0f} MiB",
-        "versions": versions(),
+        "versions": ", ".join(f"{name} {version}" for name, version in VERSIONS.items()),
         "date": time.strftime("%Y-%m-%d"),
     }
     return RunRecord(
@@ -263,6 +304,16 @@ def compare(bits: float, baselines: dict[str, float]) -> list[str]:
     notes = []
     for name, other in sorted(baselines.items(), key=lambda item: -item[1]):
         verb = "beats" if bits < other else "loses to"
-        primed = ", which has read the same training text" if "primed" in name else ""
-        notes.append(f"The model {verb} {name}{primed}: {bits:.2f} bits a byte, {other:.2f}.")
+        primed = " with the same training text" if "primed" in name else ""
+        figures = f"{bits:.2f} against {other:.2f} bits per byte"
+        notes.append(f"The model {verb} {name}{primed}: {figures}.")
     return notes
+
+
+def _count(trainer: Trainer) -> int:
+    return sum(p.size for p in trainer.parameters.values())
+
+
+def _steps(plan: Plan) -> str:
+    sequences = plan.batch_size * plan.accumulate
+    return f"{plan.steps:,} steps of {sequences} × {plan.sequence_length} bytes"

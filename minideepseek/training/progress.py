@@ -11,6 +11,7 @@ run passes the step it `start`s from, whose time it did not spend.
 """
 
 import importlib.util
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -101,6 +102,14 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def printable(text: str) -> str:
+    """`text` fit for a terminal: control characters, which could command it, become �.
+
+    A model that has learned nothing writes any byte, the ones that clear screens among them.
+    """
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)
 
 
 def _text(value: float | str) -> str:

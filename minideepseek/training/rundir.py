@@ -1,11 +1,12 @@
 r"""A run's directory: metrics line by line, checkpoints that are there whole or not at all.
 
-    metrics.jsonl            one JSON object a step, appended and flushed
+    metrics.jsonl            one JSON object a step, appended
     checkpoints/step-…       `write_model`'s files, the tokenizer's, optimizer.safetensors and
                              trainer.json; written beside their name, synced, then renamed
 
 `resume` puts a Trainer where the newest checkpoint left it and cuts metrics.jsonl back to that
-step: what an interrupted process did beyond it is done again, with the same numbers.
+step: what an interrupted process did beyond it is done again, with the same numbers. A run that was
+killed before its first checkpoint begins again, which comes to the same.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from minideepseek import __version__
 from minideepseek.autograd.backend import Array, copy_into, get_threads, to_host
 from minideepseek.errors import CheckpointError
 from minideepseek.model.checkpoint import from_pretrained, write_model
+from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.files import atomic_directory, atomic_write
 from minideepseek.model.safetensors import load_file, save_file
 from minideepseek.model.strict_json import read_json
@@ -32,6 +34,12 @@ from minideepseek.model.tokenizer import Tokenizer
 from minideepseek.training.trainer import Trainer
 
 KEPT = 2  # checkpoints
+VERSIONS = {
+    "minideepseek": __version__,
+    "python": platform.python_version(),
+    "numpy": np.__version__,
+    "ml_dtypes": ml_dtypes.__version__,
+}
 
 
 class RunDirectory:
@@ -41,7 +49,7 @@ class RunDirectory:
         self.path, self.tokenizer, self.corpus = Path(path), tokenizer, corpus
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8")
+            self._log.touch()
         except OSError as error:
             raise CheckpointError(f"cannot write to {path}: {error.strerror}") from None
 
@@ -50,22 +58,26 @@ class RunDirectory:
         """Where the checkpoints lie."""
         return self.path / "checkpoints"
 
+    @property
+    def _log(self) -> Path:
+        return self.path / "metrics.jsonl"
+
     def record(self, metrics: dict[str, Any]) -> None:
-        """Append one step's metrics."""
+        """Append one step's metrics; CheckpointError where the system refuses."""
         try:
-            self._metrics.write(json.dumps(metrics, allow_nan=False) + "\n")
-            self._metrics.flush()
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(metrics, allow_nan=False) + "\n")
         except OSError as error:
-            raise CheckpointError(
-                f"cannot write {self.path / 'metrics.jsonl'}: {error.strerror}"
-            ) from None
+            raise CheckpointError(f"cannot write {self._log}: {error.strerror}") from None
 
     def metrics(self) -> list[dict[str, Any]]:
         """What was recorded; a last line cut short by a kill is left out."""
-        return read_metrics(self.path / "metrics.jsonl")
+        return read_metrics(self._log)
 
     def save(self, trainer: Trainer) -> Path:
         """Write checkpoints/step-…, then remove all but the newest two."""
+        with self._log.open("rb") as file:
+            os.fsync(file.fileno())  # a checkpoint never knows of more steps than metrics.jsonl
         target = self.checkpoints / f"step-{trainer.done:08d}"
         with atomic_directory(target) as folder:
             write_model(trainer.model, folder)
@@ -79,25 +91,25 @@ class RunDirectory:
         return target
 
     def resume(self, trainer: Trainer) -> list[str]:
-        """Load the newest checkpoint into `trainer`; sentences on what differs from when it was
-        written. CheckpointError if there is none, or it belongs to another plan or text."""
-        found = list_checkpoints(self.path)
-        if not found:
-            raise CheckpointError(f"{self.path}: no checkpoint to go on from")
-        folder = found[-1]
-        state = read_json(folder / "trainer.json")
-        try:
-            self._restore(trainer, folder, state)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{folder / 'trainer.json'}: not a trainer's state") from error
+        """Load the newest checkpoint, if there is one, into a `trainer` that has made no step.
+
+        Returns sentences on what differs from when it was written. CheckpointError if it is
+        damaged or belongs to another text, plan or configuration.
+        """
+        notices, found = [], list_checkpoints(self.path)
+        if found:
+            state = _read_state(found[-1] / "trainer.json")
+            self._compare(trainer, found[-1], state)
+            self._restore(trainer, found[-1], state)
+            here = _surroundings(trainer)
+            notices = [
+                f"{name} was {was} when this checkpoint was written and is {here.get(name)} now: "
+                "the losses may differ in their last bits"
+                for name, was in state["surroundings"].items()
+                if here.get(name) != was
+            ]
         self._cut_metrics(trainer.done)
-        here = _surroundings()
-        return [
-            f"{name} was {was!r} when the run began and is {here[name]!r} now: "
-            "losses may differ in their last bits"
-            for name, was in state["surroundings"].items()
-            if here.get(name) != was
-        ]
+        return notices
 
     def _state(self, trainer: Trainer) -> dict[str, Any]:
         return {
@@ -107,42 +119,57 @@ class RunDirectory:
             "plan": dataclasses.asdict(trainer.plan),
             "corpus": self.corpus,
             "loader": trainer.loader.state_dict(),
-            "optimiser_steps": trainer.optimiser.steps,
-            "surroundings": _surroundings(),
+            "surroundings": _surroundings(trainer),
         }
 
-    def _restore(self, trainer: Trainer, folder: Path, state: dict[str, Any]) -> None:
+    def _compare(self, trainer: Trainer, folder: Path, state: dict[str, Any]) -> None:
+        """CheckpointError if the checkpoint is of another run than the trainer's."""
         if state["corpus"] != self.corpus:
             raise CheckpointError(
-                f"{folder}: trained on text {state['corpus'][:12]}…, this text is "
-                f"{self.corpus[:12]}…; go on with the same files and Python"
+                f"{folder} was trained on another text (its hash is {state['corpus']:.12}…, this "
+                f"one's {self.corpus:.12}…); go on with the same files and the same Python"
             )
-        plan = dataclasses.asdict(trainer.plan)
-        for name, value in state["plan"].items():
-            if plan.get(name) != value:
-                raise CheckpointError(
-                    f"{folder}: its plan has {name} {value}, this one {plan.get(name)}"
-                )
-        moments = load_file(folder / "optimizer.safetensors")
-        own = _moments(trainer)
+        config = DeepSeekV3Config.from_json(folder / "config.json")
+        model = dataclasses.replace(trainer.model.config, torch_dtype=config.torch_dtype)
+        for was, now in (
+            (state["plan"], dataclasses.asdict(trainer.plan)),
+            (config.to_dict(), model.to_dict()),
+        ):
+            for name in now:
+                if was.get(name) != now[name]:
+                    raise CheckpointError(
+                        f"{folder} was made with {name} = {was.get(name)}, not {now[name]}; "
+                        "go on with the options that the run was begun with"
+                    )
+
+    def _restore(self, trainer: Trainer, folder: Path, state: dict[str, Any]) -> None:
+        moments, own = load_file(folder / "optimizer.safetensors"), _moments(trainer)
         for name, array in own.items():
             if name not in moments or moments[name].shape != array.shape:
                 raise CheckpointError(f"{folder / 'optimizer.safetensors'}: {name} does not fit")
         loaded = from_pretrained(folder, trainer.model.model.norm.weight.dtype)
+        trainer.loader.load_state_dict(state["loader"])
         trainer.model.load_state_dict(loaded.state_dict())
         for name, array in own.items():
             copy_into(array, moments[name])
-        trainer.loader.load_state_dict(state["loader"])
-        trainer.optimiser.steps = state["optimiser_steps"]
-        trainer.done, trainer.tokens = state["step"], state["tokens"]
-        trainer.seconds = state["seconds"]
+        trainer.done = trainer.optimiser.steps = state["step"]
+        trainer.tokens, trainer.seconds = state["tokens"], state["seconds"]
 
     def _cut_metrics(self, step: int) -> None:
         kept = [m for m in self.metrics() if m["step"] <= step]
-        self._metrics.close()
-        with atomic_write(self.path / "metrics.jsonl", "w") as file:
+        with atomic_write(self._log, "w") as file:
             file.writelines(json.dumps(m) + "\n" for m in kept)
-        self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8")
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """The content of a trainer.json; CheckpointError if a key is missing or of another type."""
+    kinds = {"step": int, "tokens": int, "seconds": float, "corpus": str}
+    kinds |= dict.fromkeys(("plan", "loader", "surroundings"), dict)
+    state = read_json(path)
+    for name, kind in kinds.items():
+        if not isinstance(state, dict) or type(state.get(name)) is not kind:
+            raise CheckpointError(f"{path}: {name} is missing or no {kind.__name__}")
+    return state
 
 
 def list_checkpoints(path: str | os.PathLike[str]) -> list[Path]:
@@ -175,20 +202,11 @@ def _moments(trainer: Trainer) -> dict[str, Array]:
     return found
 
 
-def _surroundings() -> dict[str, Any]:
+def _surroundings(trainer: Trainer) -> dict[str, Any]:
     """What a run's last bits depend on."""
-    return {
-        "minideepseek": __version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "ml_dtypes": ml_dtypes.__version__,
+    return VERSIONS | {
         "machine": platform.machine(),
+        "device": trainer.model.device,
         "threads": get_threads(),
         "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS", "default"),
     }
-
-
-def versions() -> str:
-    """The versions of `_surroundings` in one line, for reports."""
-    here = _surroundings()
-    return ", ".join(f"{k} {here[k]}" for k in ("minideepseek", "python", "numpy", "ml_dtypes"))
