@@ -18,8 +18,8 @@ infinity too, becomes ±448, and NaN stays NaN. (A bare cast makes everything be
 Codes are owned as uint8 on every device; `float8_e4m3fn` is a label that can be put on them. Both
 ways go through tables: decoding has 256 entries, and encoding needs only the upper half of a
 float32 and whether anything below it is set, 65,536 entries: seven bits of mantissa and that one
-tell every midpoint. float64 is rounded once too (ml_dtypes' own cast goes through float32 and rounds
-twice: just beside a midpoint it is wrong).
+tell every midpoint. float64 is rounded once too (ml_dtypes' own cast goes through float32 and
+rounds twice: just beside a midpoint it is wrong).
 
 The scale: one per tile
 -----------------------
