@@ -36,7 +36,7 @@ with neither, or with `mscale` alone, means m(1) on cos and sin.
 >>> config = DeepSeekV3Config.preset("v3")
 >>> frequencies = inverse_frequencies(config)
 >>> [f"{base / f:.3g}" for base, f in zip(_plain(64, 10000), frequencies)][9:25:5]
-['1', '1.43', '5.19', '40']
+['1', '1.43', '3.08', '40']
 >>> f"{softmax_scale(config):.5f}", attention_factor(config)
 ('0.13523', 1.0)
 """
