@@ -68,10 +68,14 @@ class LatentCache:
         return self.data[:, :end]
 
     def truncate(self, lengths: Any) -> None:
-        """Forget every token of row b from lengths[b] on (a number serves all rows)."""
-        if ((lengths < 0) | (lengths > self.lengths)).any():
-            raise InputError(f"cache: cannot cut rows of {self.lengths} tokens to {lengths}")
-        self.lengths[:] = lengths
+        """Forget every token of row b from lengths[b] on; one number serves all rows.
+
+        InputError for a row that holds fewer, or where there is not one length per row.
+        """
+        to, held = backend.as_array(lengths), self.lengths
+        if to.shape not in ((), held.shape) or ((to < 0) | (to > held)).any():
+            raise InputError(f"cache: cannot cut rows of {held.tolist()} tokens to {to.tolist()}")
+        held[:] = to
 
     def select(self, rows: Array) -> None:
         """Keep these rows (host integers, any order, repeats allowed)."""
