@@ -73,6 +73,7 @@ from typing import Any
 
 from minideepseek.autograd.backend import Array
 from minideepseek.autograd.engine import Tensor, ops
+from minideepseek.errors import InputError
 from minideepseek.layers.cache import LatentCache
 from minideepseek.layers.module import Init, Linear, Module, RMSNorm
 from minideepseek.layers.rope import RotaryEmbedding, softmax_scale
@@ -118,8 +119,11 @@ class MultiHeadLatentAttention(Module):
         cache: tokens seen earlier, which x continues; x's are appended. counts: a host array (B,),
         how many of the T tokens of each row are real (padding is on the right). segment_ids: an
         integer array (B, T), tokens of different segments do not see each other (not with a cache).
-        absorbed: the form; None takes the cheaper.
+        absorbed: the form; None takes the cheaper. InputError for a position beyond
+        max_position_embeddings and for a cache of another batch size or dtype.
         """
+        if cache is not None and segment_ids is not None:
+            raise InputError("segment_ids: not with a cache, which knows no segments of its tokens")
         tokens = x.shape[1]
         offsets = 0 if cache is None else cache.offsets
         q, c_kv, k_pe = self.project(x, offsets)  # (B, T, H, dq), (B, T, r), (B, T, 1, dr) or None

@@ -1,0 +1,331 @@
+"""Multi-head latent attention: both forms, the cache, positions, and what it is a case of."""
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minideepseek.autograd.engine import Parameter, Tensor, no_grad, watch
+from minideepseek.autograd.gradcheck import gradcheck
+from minideepseek.errors import InputError
+from minideepseek.layers.mla import DeepSeekAttention, MultiHeadLatentAttention
+from minideepseek.model.config import DeepSeekV3Config
+from tests.layers import plain
+from tests.layers.common import forget, gradients, layer, normal, relative, seeds
+from tests.strategies import configs
+
+NANO = DeepSeekV3Config.preset("nano")
+both_forms = pytest.mark.parametrize("absorbed", [False, True], ids=["naive", "absorbed"])
+
+
+def attention(config, seed=0):
+    return layer(DeepSeekAttention, config, seed=seed)
+
+
+def names_of(module):
+    """Its tensors as a layer's, for plain.py."""
+    return {f"self_attn.{name}": array for name, array in module.state_dict().items()}
+
+
+def run(module, x, *args, **options):
+    with no_grad():
+        return module(Tensor(x), *args, **options).data
+
+
+# ------------------------------------------------------------------------------------ what it says
+
+
+@given(configs(), seeds, st.integers(1, 2), st.integers(1, 6), st.booleans())
+def test_is_the_sum_written_out_token_by_token(config, seed, batch, tokens, absorbed):
+    """Both norms, one scale, rotary parts of query and key, the shared key, biases."""
+    module, x = attention(config, seed), normal(seed, batch, tokens, config.hidden_size)
+    y = run(module, x, absorbed=absorbed)
+    for found, row in zip(y, x, strict=True):
+        expected = plain.attention(config, names_of(module), row)
+        assert np.abs(found - expected).max() <= 1e-9 * max(1, np.abs(expected).max())
+
+
+@both_forms
+def test_the_rotated_key_comes_from_the_hidden_state_one_for_all_heads(absorbed):
+    """Without latent and queries' nope part, scores know h and the one key; all heads see it."""
+    config = DeepSeekV3Config.preset("nano", q_lora_rank=None)
+    module = attention(config)
+    down, latent = module.kv_a_proj_with_mqa.weight, config.kv_lora_rank
+    assert down.shape == (latent + config.qk_rope_head_dim, config.hidden_size)
+    assert module.q_proj.weight.shape[0] == config.num_attention_heads * config.qk_head_dim
+    x = normal(1, 1, 6, 32)
+    before = run(module, x, absorbed=absorbed)
+    for per_head in module.q_proj.weight.data.reshape(2, 16, 32):
+        kept = per_head.copy()
+        per_head[8:] = 0  # the rotary part of one head's queries
+        assert relative(run(module, x, absorbed=absorbed), before) > 1e-3
+        per_head[...] = kept
+    down.data[latent:] = 0  # no rotated key: no positions
+    shuffled = x[:, [3, 1, 0, 4, 2, 5]]
+    last = [run(module, a, absorbed=absorbed)[0, -1] for a in (x, shuffled)]
+    assert np.allclose(*last, atol=1e-12)
+
+
+@given(configs(), seeds, st.integers(3, 6), st.booleans())
+def test_permuting_the_past_changes_the_output(config, seed, tokens, absorbed):
+    """Unless there are no positions: the core alone cannot tell."""
+    order = [*range(1, tokens - 1), 0, tokens - 1]
+    x = normal(seed, 1, tokens, config.hidden_size)
+    module, core = attention(config, seed), layer(MultiHeadLatentAttention, config, seed=seed)
+    last = [run(module, a, absorbed=absorbed)[0, -1] for a in (x, x[:, order])]
+    assert relative(*last) > 1e-7
+    last = [run(core, a, absorbed=absorbed)[0, -1] for a in (x, x[:, order])]
+    assert relative(*last) < 1e-9
+
+
+@given(seeds, st.integers(1, 3), st.integers(1, 5), st.integers(1, 6), st.booleans())
+def test_without_compression_it_is_multi_head_attention(seed, heads, width, tokens, absorbed):
+    """Latent norm off, kv_lora_rank = hidden_size, an identity for the down-projection."""
+    d = heads * width
+    config = SimpleNamespace(
+        num_attention_heads=heads, hidden_size=d, kv_lora_rank=d, q_lora_rank=None,
+        qk_nope_head_dim=width, v_head_dim=width, max_position_embeddings=64, attention_bias=False,
+    )  # fmt: skip
+    module = layer(MultiHeadLatentAttention, config, seed=seed)
+    module.kv_a_layernorm = lambda latent: latent
+    module.kv_a_proj_with_mqa.weight.data[...] = np.eye(d)
+    w_k, w_v = np.split(module.kv_b_proj.weight.data.reshape(heads, 2 * width, d), 2, axis=1)
+    w_q = module.q_proj.weight.data.reshape(heads, width, d)
+    x, expected = normal(seed, tokens, d), []
+    for t in range(tokens):
+        outputs = []
+        for h in range(heads):
+            scores = [(w_q[h] @ x[t]) @ (w_k[h] @ x[s]) / np.sqrt(width) for s in range(t + 1)]
+            p = np.exp(np.array(scores) - max(scores))
+            outputs.append(sum(p[s] / p.sum() * (w_v[h] @ x[s]) for s in range(t + 1)))
+        expected.append(module.o_proj.weight.data @ np.concatenate(outputs))
+    assert relative(run(module, x[None], absorbed=absorbed)[0], np.array(expected)) < 1e-10
+
+
+# --------------------------------------------------------------------------------------- two forms
+
+
+def value_and_gradients(module, x, absorbed, u):
+    forget(module)
+    p = Parameter(x)
+    y = module(p, absorbed=absorbed)
+    y.backward(u)
+    return y.data, gradients(module) | {"x": p.grad}
+
+
+@given(configs(), seeds, st.integers(1, 2), st.integers(1, 7))
+def test_absorbed_is_naive_in_value_and_gradient(config, seed, batch, tokens):
+    module, x = attention(config, seed), normal(seed, batch, tokens, config.hidden_size)
+    u = normal(seed + 1, *x.shape)
+    (naive, dn), (absorbed, da) = (value_and_gradients(module, x, a, u) for a in (False, True))
+    assert relative(absorbed, naive) < 1e-9
+    for name in dn:
+        assert np.abs(da[name] - dn[name]).max() < 1e-9 * max(1, np.abs(dn[name]).max()), name
+
+
+def test_nothing_absorbed_is_kept_when_weights_change():
+    module, x = attention(NANO), normal(0, 1, 5, 32)
+    cache = module.new_cache(1, 8)
+    run(module, x[:, :4], cache, absorbed=True)
+    module.kv_b_proj.weight.data *= -1.5
+    last = run(module, x[:, 4:], cache, absorbed=True)
+    assert relative(last, run(module, x, absorbed=False)[:, 4:]) < 1e-12
+
+
+@both_forms
+def test_gradients(absorbed):
+    for changes in ({}, {"q_lora_rank": None, "attention_bias": True, "rope_interleave": False}):
+        module = attention(DeepSeekV3Config.preset("nano", **changes))
+        parameters = dict(module.named_parameters())
+        gradcheck(lambda x, m=module: m(x, absorbed=absorbed), normal(1, 2, 4, 32),
+                  parameters=parameters)  # fmt: skip
+
+
+def test_the_cheaper_form_by_counting_products():
+    """V3: 170 new tokens are the most that are cheaper absorbed, whatever the context."""
+    module = DeepSeekAttention.__new__(DeepSeekAttention)
+    module.latent, module.nope, module.rope_width, module.value = 512, 128, 64, 128
+    assert [t for t in range(1, 400) if module.absorbed_is_cheaper(t)] == list(range(1, 171))
+    small = attention(NANO)  # 40 t < 256 + 24 t
+    assert [t for t in range(1, 40) if small.absorbed_is_cheaper(t)] == list(range(1, 16))
+
+
+def test_decoding_takes_the_cheaper_form_and_training_the_naive_one():
+    def primitives(tokens, cached):
+        module, seen = attention(NANO), []
+        with watch(lambda name, _: seen.append(name)):
+            run(module, normal(0, 1, tokens, 32), module.new_cache(1, 32) if cached else None)
+        return seen
+
+    assert primitives(1, True).count("head_linear") == 2  # to the latents, and back
+    assert primitives(15, True).count("head_linear") == 2
+    assert "head_linear" not in primitives(16, True) + primitives(1, False)
+
+
+# --------------------------------------------------------------------------------------- causality
+
+
+@both_forms
+@given(configs(max_position_embeddings=128, rope_scaling=None), seeds, st.data())
+@settings(max_examples=20)
+def test_the_future_never_changes_the_past(absorbed, config, seed, data):
+    """Bit for bit, over the boundaries of blocks of queries too; and gradients are exactly 0."""
+    tokens = data.draw(st.sampled_from([5, 64, 65, 100]))
+    t = data.draw(st.integers(0, tokens - 2))
+    module, x = attention(config, seed), normal(seed, 2, tokens, config.hidden_size)
+    other = x.copy()
+    other[:, t + 1 :] = normal(seed + 1, *other[:, t + 1 :].shape)
+    before, after = (run(module, a, absorbed=absorbed) for a in (x, other))
+    assert np.array_equal(before[:, : t + 1], after[:, : t + 1])
+    assert relative(after[:, t + 1], before[:, t + 1]) > 1e-9  # its own token matters
+    p, u = Parameter(x), np.zeros_like(x)
+    u[:, t] = 1
+    module(p, absorbed=absorbed).backward(u)
+    assert not p.grad[:, t + 1 :].any() and p.grad[:, t].any()
+
+
+@both_forms
+@given(configs(), seeds, st.integers(1, 6))
+def test_rows_of_a_batch_do_not_meet(absorbed, config, seed, tokens):
+    module, x = attention(config, seed), normal(seed, 3, tokens, config.hidden_size)
+    other = x.copy()
+    other[[0, 2]] = normal(seed + 1, 2, tokens, config.hidden_size)
+    before, after = (run(module, a, absorbed=absorbed) for a in (x, other))
+    assert np.array_equal(before[1], after[1])
+    assert relative(run(module, x[::-1].copy(), absorbed=absorbed), before[::-1]) < 1e-12
+
+
+@both_forms
+@given(configs(), seeds, st.data())
+def test_segments_do_not_see_each_other(absorbed, config, seed, data):
+    tokens = data.draw(st.integers(1, 7))
+    ids = data.draw(st.lists(st.integers(0, 2), min_size=tokens, max_size=tokens).map(sorted))
+    module, x = attention(config, seed), normal(seed, 1, tokens, config.hidden_size)
+    y = run(module, x, segment_ids=np.array([ids]), absorbed=absorbed)
+    for segment in set(ids):
+        rows = [i for i in range(tokens) if ids[i] == segment]
+        alone = run(module, x[:, rows], absorbed=absorbed)  # from position 0: distances are kept
+        assert relative(y[:, rows], alone) < 1e-9
+
+
+# ------------------------------------------------------------------------------------------- cache
+
+
+@st.composite
+def chunkings(draw, most=9):
+    """Lengths of pieces that follow each other, `most` tokens at the most in all."""
+    pieces = draw(st.lists(st.integers(1, 4), min_size=1, max_size=6))
+    ends = itertools.accumulate(pieces)
+    return [n for n, end in zip(pieces, ends, strict=True) if end <= most] or [1]
+
+
+@given(configs(), seeds, st.integers(1, 2), chunkings(), st.lists(st.booleans(), min_size=6))
+def test_any_chunking_is_one_pass(config, seed, batch, pieces, forms):
+    module, x = attention(config, seed), normal(seed, batch, sum(pieces), config.hidden_size)
+    cache, at, parts = module.new_cache(batch, 1), 0, []
+    for n, absorbed in zip(pieces, forms, strict=False):
+        parts.append(run(module, x[:, at : at + n], cache, absorbed=absorbed))
+        at += n
+    assert relative(np.concatenate(parts, 1), run(module, x)) < 1e-9
+    assert cache.lengths.tolist() == [sum(pieces)] * batch
+
+
+@given(configs(), seeds, st.data())
+def test_rows_of_any_lengths_continue_their_own_tokens(config, seed, data):
+    """Pieces padded on the right, each row with its own number of real tokens in each."""
+    rows = data.draw(st.integers(1, 3))
+    module, cache = attention(config, seed), None
+    x = normal(seed, rows, 12, config.hidden_size)
+    expected, rng = run(module, x), np.random.default_rng(seed)
+    cache, at = module.new_cache(rows, 1), np.zeros(rows, int)
+    for _ in range(data.draw(st.integers(1, 4))):
+        tokens, absorbed = data.draw(st.integers(1, 3)), data.draw(st.booleans())
+        counts = np.array([data.draw(st.integers(0, tokens)) for _ in range(rows)])
+        piece = 9 * rng.standard_normal((rows, tokens, config.hidden_size))  # padding: anything
+        for b in range(rows):
+            piece[b, : counts[b]] = x[b, at[b] : at[b] + counts[b]]
+        y = run(module, piece, cache, counts, absorbed=absorbed)
+        for b in range(rows):
+            want = expected[b, at[b] : at[b] + counts[b]]
+            assert np.abs(y[b, : counts[b]] - want).max(initial=0) < 1e-9 * np.abs(expected).max()
+        at += counts
+        assert cache.lengths.tolist() == at.tolist()
+
+
+@given(configs(), seeds, st.integers(1, 2), st.integers(1, 5))
+def test_holds_the_latent_after_its_norm_and_the_rotated_key_and_nothing_else(
+    config, seed, batch, tokens
+):
+    module, x = attention(config, seed), normal(seed, batch, tokens, config.hidden_size)
+    cache = module.new_cache(batch, tokens)
+    run(module, x[:, :1], cache)
+    run(module, x[:, 1:], cache)
+    width = config.kv_lora_rank + config.qk_rope_head_dim
+    assert cache.data.shape == (batch, tokens, width)
+    assert cache.nbytes == batch * tokens * width * 8
+    assert [name for name, v in vars(cache).items() if type(v) is np.ndarray and v.ndim > 1] == [
+        "data"
+    ]
+    for held, row in zip(cache.data, x, strict=True):
+        latent, keys = plain.cached(config, names_of(module), row)
+        assert relative(held, np.concatenate([latent, keys], 1)) < 1e-11
+
+
+def test_the_core_caches_the_latent_alone():
+    module, x = layer(MultiHeadLatentAttention, NANO), normal(0, 2, 6, 32)
+    cache = module.new_cache(2, 6)
+    parts = [run(module, x[:, :4], cache), run(module, x[:, 4:], cache)]
+    assert cache.data.shape == (2, 6, 16)
+    assert relative(np.concatenate(parts, 1), run(module, x)) < 1e-12
+
+
+def test_float32_stays_float32_and_is_near_float64():
+    module, x = attention(NANO), normal(0, 2, 9, 32)
+    exact = run(module, x)
+    half = scrambled_float32(module)
+    for absorbed in (False, True):
+        y = run(half, x.astype(np.float32), absorbed=absorbed)
+        assert y.dtype == np.float32 and relative(y, exact) < 1e-5
+
+
+def scrambled_float32(module):
+    from minideepseek.layers.module import Init
+
+    other = DeepSeekAttention(NANO, Init(None, 0.0))
+    other.load_state_dict(module.state_dict())
+    return other
+
+
+# ---------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "sentence"),
+    [
+        ((3, 1, 32), np.float64, r"cache: got rows of shape \(3, 1, 24\).*\(2, tokens, 24\)"),
+        ((2, 1, 32), np.float32, "cache: got float32, it holds float64"),
+        ((2, 61, 32), np.float64, "position 64 is beyond max_position_embeddings 64; .*YaRN.*"),
+    ],
+    ids=["batch", "dtype", "positions"],
+)
+def test_a_cache_that_does_not_fit_is_refused_and_unchanged(shape, dtype, sentence):
+    module = attention(NANO)
+    cache = module.new_cache(2, 8)
+    run(module, normal(0, 2, 4, 32), cache)
+    held = cache.data.copy()
+    if dtype == np.float32:
+        module = scrambled_float32(module)
+    with pytest.raises(InputError, match=f"^{sentence}$"):
+        run(module, normal(0, *shape).astype(dtype), cache)
+    assert cache.lengths.tolist() == [4, 4] and np.array_equal(cache.data, held)
+
+
+def test_segments_with_a_cache_are_refused():
+    module = attention(NANO)
+    cache = module.new_cache(1, 8)
+    with pytest.raises(InputError, match="^segment_ids: not with a cache"):
+        run(module, normal(0, 1, 3, 32), cache, segment_ids=np.zeros((1, 3), int))
+    assert cache.lengths.tolist() == [0]
