@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without the letter γ shows a ?
+            # A terminal without the letter γ shows a ?; a log is written line by line.
+            stream.reconfigure(errors="replace", line_buffering=True)
     try:
         options = build_parser().parse_args(arguments)
         code = options.run(options)

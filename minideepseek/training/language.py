@@ -273,8 +273,7 @@ def make_record(
     """The facts, curves and sentences of the report."""
     metrics, config, plan = directory.metrics(), trainer.model.config, trainer.plan
     bits = [m["bits_per_byte"] for m in metrics if "bits_per_byte" in m][-1]
-    half = len(samples) // 2  # each prompt's continuations side by side
-    pairs = zip(samples[:half], samples[half:], strict=True)
+    prompts = [prompt for _, prompt, _ in samples]
     facts = {
         "preset": job.preset,
         "parameters": f"{_count(trainer):,}",
@@ -294,7 +293,7 @@ def make_record(
         config=facts,
         metrics=metrics,
         baselines=baselines,
-        samples=[sample for pair in pairs for sample in pair],
+        samples=sorted(samples, key=lambda s: prompts.index(s[1])),  # a prompt's side by side
         notes=compare(bits, baselines),
     )
 
