@@ -262,7 +262,9 @@ def _finite(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     """`array` in `dtype`, a copy only if it has another one; CheckpointError for NaN and Inf."""
     with np.errstate(over="ignore", invalid="ignore"):
         values = array.astype(dtype, copy=False)
-        low, high = values.min(), values.max()  # NaN if there is one: no array of booleans needed
+        # NaN if there is one; rounding keeps the order, and bfloat16 is slow to compare.
+        wide = values if array.dtype.itemsize < dtype.itemsize else array
+        low, high = (end.astype(dtype) for end in (wide.min(), wide.max()))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise CheckpointError(f"tensor {name} holds NaN or Inf as {dtype.name}")
     return values
