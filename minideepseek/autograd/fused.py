@@ -67,7 +67,7 @@ def rms_norm(x, weight, *, eps):
 
     def forward(s):
         xp.multiply(x2[s], x2[s], out=y2[s])
-        r[s] = 1 / xp.sqrt(y2[s].mean(-1, keepdims=True) + eps)
+        r[s] = 1 / xp.sqrt(y2[s].sum(-1, keepdims=True) * (1 / d) + eps)
         xp.multiply(x2[s], r[s], out=y2[s])
         y2[s] *= weight
 
@@ -83,7 +83,7 @@ def rms_norm(x, weight, *, eps):
             gx = g2[s] * x_hat
             gx.sum(0, out=dw[i])
             gx *= weight
-            x_hat *= gx.mean(-1, keepdims=True)
+            x_hat *= gx.sum(-1, keepdims=True) * (1 / d)
             xp.multiply(g2[s], weight, out=dx2[s])
             dx2[s] -= x_hat
             dx2[s] *= r[s]
