@@ -122,7 +122,7 @@ def sequence_balance_loss(scores: Tensor, k: int, alpha: float, mask: Array | No
     hits = (chosen[..., None] == xp.arange(experts)).any(-2).astype(scores.dtype)  # (B, T, E)
     shares = scores / (scores.sum(-1, keepdims=True) + 1e-20)
     if mask is None:
-        length, f, p = tokens, hits.sum(1), shares.sum(1)
+        length, f, p = max(tokens, 1), hits.sum(1), shares.sum(1)
     else:
         real = mask.astype(scores.dtype)[:, :, None]
         length = xp.maximum(real.sum(1), 1)  # (B, 1)
@@ -212,8 +212,9 @@ class DeepSeekMoE(Module):
         flat = ops.reshape(x, shape=(x.shape[0] * x.shape[1], x.shape[2]))
         routing = self.gate(flat, None if mask is None else mask.reshape(-1))
         chosen = routing.indices
-        if mask is not None:  # a gather needs an index; the product ignores rows of −1
-            chosen = xp_of(chosen).maximum(chosen, 0)
+        if mask is not None:  # a gather needs distinct experts; the product ignores rows of −1
+            xp = xp_of(chosen)
+            chosen = xp.where(chosen < 0, xp.arange(chosen.shape[-1]), chosen)
         weights = gate_weights(routing.scores, chosen, normalise=self.normalise, factor=self.factor)
         y = ops.expert_mlp(
             flat,

@@ -73,13 +73,14 @@ class MTPModel(Module):
         """For each depth k = 1 … D the states that go into the head, and its routing.
 
         h (B, T, d): the main model's normed states of ids[:, :-1]; ids (B, T + 1); mask None or
-        (B, T + 1), 0 for padding. States of depth k: (B, T − k, d), slot t predicts ids[t + k + 1].
+        (B, T + 1), 0 for padding: a slot whose target is padding is routed nowhere.
+        States of depth k: (B, T − k, d), slot t predicts ids[t + k + 1].
         """
         depths, states = [], h
         for k, layer in enumerate(self.layers, start=1):
-            slots = ids.shape[1] - 1 - k
+            slots = max(0, ids.shape[1] - 1 - k)  # a text may be shorter than the depth
             joined = layer.join(states[:, :slots], embedding(ids[:, k : k + slots]))
-            real = None if mask is None else mask[:, k : k + slots]
+            real = None if mask is None else mask[:, k + 1 :]
             y, routing = layer(joined, mask=real)
             states = layer.shared_head.norm(y)
             assert routing is not None  # its block is MoE whatever first_k_dense_replace is

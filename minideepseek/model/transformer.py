@@ -45,6 +45,7 @@ from minideepseek.layers.rope import RotaryEmbedding
 from minideepseek.model.config import DeepSeekV3Config
 
 MTP_WEIGHT = 0.3  # λ of V3's first ten trillion tokens
+COMPUTED = (np.dtype("float32"), np.dtype("float64"))  # dtypes; they equal their names
 
 
 @dataclass
@@ -83,7 +84,7 @@ class DeepSeekV3(Module):
     def __init__(
         self, config: DeepSeekV3Config, rng: Any = None, dtype: Any = backend.float32
     ) -> None:
-        if np.dtype(dtype) not in (np.dtype("float32"), np.dtype("float64")):
+        if dtype is None or dtype not in COMPUTED:
             raise InputError(f"dtype: got {dtype!r}, the model computes in float32 or float64")
         rng = np.random.default_rng(DEFAULT_SEED) if rng is None else rng
         self._build(config, Init(rng, config.initializer_range, dtype))
@@ -160,15 +161,17 @@ class DeepSeekV3(Module):
     def losses(self, ids: Any, mtp_weight: float = MTP_WEIGHT, mask: Any = None) -> Losses:
         """Next-token, MTP and balance losses of ids (B, N), N ≥ 2.
 
-        mtp_weight: λ. mask: None or (B, N), 0 for right padding, whose tokens are not targets, not
-        routed and not counted. InputError for ids that are no integers, out of range or too short.
+        mtp_weight: λ. mask: None or a host array (B, N), 1 for tokens, 0 for padding behind them.
+        A position counts if its target is a token: others are not routed and enter no sum, so
+        that every part is what the rows would give without padding. InputError for ids that are
+        no integers, out of range or too short, and for a mask that is not right padding.
         """
         ids = self.check_ids(ids, least=2)
+        terms = ids[:, 1:].size
         if mask is not None:
-            mask = backend.like(np.asarray(mask), ids)
-        x = ids[:, :-1]
-        h, routings = self.hidden(x, mask=None if mask is None else mask[:, :-1])
-        terms = x.size if mask is None else max(1.0, float(mask[:, 1:].sum()))
+            host = _right_padding(mask, ids.shape)
+            mask, terms = backend.like(host, ids), max(1, int(host[:, 1:].sum()))
+        h, routings = self.hidden(ids[:, :-1], mask=None if mask is None else mask[:, 1:])
         main = self._cross_entropy(h, ids, 1, mask, terms)
         total, mtp = main, []
         if mtp_weight and self.mtp.layers:
@@ -182,7 +185,7 @@ class DeepSeekV3(Module):
             total = total + balance
         return Losses(total, main, mtp, balance, routings)
 
-    def _cross_entropy(self, h: Tensor, ids: Array, ahead: int, mask: Any, terms: float) -> Tensor:
+    def _cross_entropy(self, h: Tensor, ids: Array, ahead: int, mask: Any, terms: int) -> Tensor:
         """Σ −ln P(x_{t+ahead}) / terms over the slots of h (B, N − ahead, d)."""
         logits, targets = self.logits(h), ids[:, ahead:]
         if mask is None:
@@ -196,8 +199,7 @@ class DeepSeekV3(Module):
         for routing in routings if alpha else ():
             batch, experts = shape[0], self.config.n_routed_experts
             scores = ops.reshape(routing.scores, shape=(batch, -1, experts))
-            t = scores.shape[1]
-            real = None if mask is None else mask[:, :t]
+            real = None if mask is None else mask[:, shape[1] - scores.shape[1] :]
             k = self.config.num_experts_per_tok
             one = sequence_balance_loss(scores, k, alpha, real)
             total = one if total is None else total + one
@@ -246,9 +248,16 @@ class DeepSeekV3(Module):
 
     def check_ids(self, ids: Any, least: int = 1) -> Array:
         """ids as an integer array (B, T ≥ least) where the model lives, or InputError."""
-        if type(ids) in backend.MODULES and backend.device_of(ids).name == self.device != "cpu":
-            return ids  # on the device already: reading it back would stall
-        host = np.asarray(ids)
+        if type(ids) in backend.MODULES and (place := backend.device_of(ids).name) != "cpu":
+            if place != self.device:
+                raise InputError(f"ids: they are on {place}, the model is on {self.device}")
+            return ids  # checked when they were sent there: reading them back would stall
+        try:
+            host = np.asarray(ids)
+        except ValueError:
+            raise InputError(
+                "ids: got rows of different lengths, expected integers (batch, tokens)"
+            ) from None
         if host.ndim != 2 or host.dtype.kind not in "iu":
             raise InputError(
                 f"ids: got {host.dtype} of shape {host.shape}, expected integers (batch, tokens)"
@@ -260,6 +269,18 @@ class DeepSeekV3(Module):
             wrong = int(host.min() if host.min() < 0 else host.max())
             raise InputError(f"ids: got token {wrong}, expected 0 to {vocab - 1}")
         return backend.like(host.astype(np.int64, copy=False), self.model.norm.weight.data)
+
+
+def _right_padding(mask: Any, shape: tuple) -> np.ndarray:
+    """mask as host integers (B, N), or InputError where it is not ones and then zeros."""
+    host = np.asarray(mask)
+    if host.shape != shape:
+        raise InputError(f"mask: got shape {host.shape}, expected that of ids, {shape}")
+    ones = np.arange(shape[1]) < (host != 0).sum(1, keepdims=True)
+    if not np.array_equal(host, ones):
+        row = int((host != ones).any(1).argmax())
+        raise InputError(f"mask: row {row} is not ones for tokens and then zeros for padding")
+    return ones.astype(np.int64)
 
 
 def evaluate_loss(model: DeepSeekV3, ids: Array, mask: Array) -> tuple[float, int]:
