@@ -88,18 +88,24 @@ class Module:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy `state` into the model. CheckpointError, before anything is written, for missing,
-        unexpected and wrongly shaped tensors, each named."""
+        unexpected and wrongly shaped tensors, and for one array's two names with different values.
+        """
         own = self.state_dict()
         for word, names in (("missing", own.keys() - state), ("unexpected", state.keys() - own)):
             if names:
                 shown = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
                 raise CheckpointError(f"state: {len(names)} {word} tensors: {shown}")
+        first: dict[int, str] = {}
         for name, array in own.items():
-            if tuple(state[name].shape) != array.shape:
+            given = state[name]
+            if tuple(given.shape) != array.shape:
                 raise CheckpointError(
                     f"{name}: the model wants shape {array.shape}, "
-                    f"the checkpoint has {tuple(state[name].shape)}"
+                    f"the checkpoint has {tuple(given.shape)}"
                 )
+            twin = first.setdefault(id(array), name)  # a copy of the embedding, say
+            if given is not state[twin] and (given != state[twin]).any():
+                raise CheckpointError(f"{name}: differs from {twin}, whose copy it is")
         for name, array in own.items():
             backend.copy_into(array, state[name])
 
