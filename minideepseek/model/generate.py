@@ -41,8 +41,7 @@ def probabilities(
     z = logits.astype(np.float64)
     if temperature == 0:
         return (np.arange(z.shape[-1]) == z.argmax(-1)[:, None]).astype(np.float64)
-    z = z / temperature
-    p = np.exp(z - z.max(-1, keepdims=True))
+    p = np.exp((z - z.max(-1, keepdims=True)) / temperature)  # in this order: 1e-300 is one too
     p /= p.sum(-1, keepdims=True)
     if (top_k is None or top_k >= p.shape[-1]) and top_p >= 1:
         return p
@@ -95,14 +94,18 @@ def generate(
     smaller than max_new_tokens if all rows end before. lengths (B,): real tokens of right-padded
     prompts; the continuation of a row then follows its last real token. rng: a Generator, None
     makes one from seed 2024 (greedy decoding draws nothing). InputError for bad sampling values,
-    token ids out of range, or more tokens than max_position_embeddings.
+    token ids out of range, more tokens than max_position_embeddings, or rows that differ in length
+    and nothing to pad them with.
     """
     steps = stream(
         model, ids, max_new_tokens, temperature, top_k, top_p, eos_token_id, rng, lengths
     )
     prompt = np.asarray(ids)
     ends = _prompt_lengths(prompt, lengths)
+    _check_token(model, "pad_token_id", pad_token_id)
     pad = pad_token_id if pad_token_id is not None else eos_token_id
+    if pad is None and ends.min() < prompt.shape[1]:
+        raise InputError("pad_token_id: got None, needed for rows that differ in length")
     out = np.full((prompt.shape[0], prompt.shape[1] + max_new_tokens), -1, np.int64)
     for row, end in enumerate(ends):
         out[row, :end] = prompt[row, :end]
@@ -113,8 +116,6 @@ def generate(
     out = out[:, : prompt.shape[1] + new]
     if pad is not None:
         out[out < 0] = pad
-    elif (out < 0).any():
-        raise InputError("pad_token_id: needed where rows differ in length, got None")
     return out
 
 
@@ -133,8 +134,9 @@ def stream(
     check_sampling(temperature, top_k, top_p)
     if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
         raise InputError(f"max_new_tokens: got {max_new_tokens!r}, expected an integer ≥ 0")
+    model.check_ids(ids)
+    _check_token(model, "eos_token_id", eos_token_id)
     prompt = np.asarray(ids)
-    model.check_ids(prompt)
     ends, limit = _prompt_lengths(prompt, lengths), model.config.max_position_embeddings
     if ends.max() + max_new_tokens > limit:
         raise InputError(
@@ -200,10 +202,18 @@ def _last_states(h: Any, counts: np.ndarray) -> Any:
 def _prompt_lengths(prompt: np.ndarray, lengths: Any) -> np.ndarray:
     if lengths is None:
         return np.full(prompt.shape[0], prompt.shape[1], np.int64)
+    rows, tokens = prompt.shape
     ends = np.asarray(lengths)
-    if ends.shape != prompt.shape[:1] or ends.min() < 1 or ends.max() > prompt.shape[1]:
+    if ends.shape != (rows,) or ends.dtype.kind not in "iu" or not (
+        1 <= ends.min() <= ends.max() <= tokens
+    ):
         raise InputError(
-            f"lengths: got {ends.tolist()}, expected {prompt.shape[0]} numbers "
-            f"from 1 to {prompt.shape[1]}"
+            f"lengths: got {ends.tolist()}, expected {rows} integers from 1 to {tokens}"
         )
     return ends.astype(np.int64)
+
+
+def _check_token(model: DeepSeekV3, name: str, token: int | None) -> None:
+    vocab = model.config.vocab_size
+    if token is not None and not 0 <= token < vocab:
+        raise InputError(f"{name}: got {token}, expected None or a token from 0 to {vocab - 1}")
