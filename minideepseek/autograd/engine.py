@@ -310,7 +310,7 @@ def backward(tensor: Tensor, g: Any = None) -> None:
             else:
                 grads[parent] = grads[parent] + gx
                 mine.add(parent)
-        del g, gradients  # so that a gradient lives no longer than its use
+        g, gx, gradients = None, None, ()  # so that a gradient lives no longer than its use
 
 
 def _pull(node: Node, g: Array) -> tuple:

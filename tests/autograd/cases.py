@@ -262,8 +262,8 @@ def _softmax_cross_entropy(draw, values):
 
 @case("attention", linear=((2,),))
 def _attention(draw, values):
-    b, t, h_kv, group, dk, dv = (draw(st.integers(1, 3)) for _ in range(6))
-    offset = draw(st.integers(0, 3))
+    b, h_kv, group, dk, dv = (draw(st.integers(1, 3)) for _ in range(5))
+    t, offset = draw(st.integers(1, 6)), draw(st.integers(0, 3))
     s, options = t + offset + draw(st.integers(0, 1)), {"scale": draw(st.sampled_from([1, 0.3]))}
     kind = draw(st.sampled_from(["number", "array", "lengths", "segments", "all"]))
     options["offsets"] = offset

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -227,6 +228,7 @@ def test_closures_are_freed_as_soon_as_used_by_reference_counts_alone():
         assert sum(ref() is not None for ref in seen) >= 3  # what backward needs, and the loss
         loss.backward()
         assert sum(ref() is not None for ref in seen) == 1 and seen[-1]() is loss.data
+        assert loss.node.parents == ()
         with watch(lambda name, y: seen.append(weakref.ref(y))):
             unused = ops.exp(ops.tanh(x * 2.0))
         del unused
@@ -242,6 +244,17 @@ def test_intermediates_that_no_rule_needs_do_not_survive_forward():
         loss = ops.tanh(x * 2.0 + 1.0).sum()
     assert seen["scale"]() is None and seen["shift"]() is None and seen["tanh"]() is not None
     assert loss.node is not None
+
+
+def test_a_gradient_lives_no_longer_than_its_use():
+    """Two products of a row and a matrix give two gradients of 1 MiB each, one after the other."""
+    matrix, rows = Tensor(np.ones((1024, 128))), [Parameter(np.ones((1, 128))) for _ in range(2)]
+    y, u = rows[0] * matrix + rows[1] * matrix, np.ones((1024, 128))
+    tracemalloc.start()
+    y.backward(u)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (rows[0].grad == 1024).all() and peak < 2.5 * u.nbytes
 
 
 def test_a_chain_of_twenty_thousand_steps():
@@ -330,11 +343,18 @@ def test_checkpoint_is_f_in_value_and_gradient(program, seed):
 
 def test_checkpoint_keeps_inputs_only():
     x = Parameter(np.ones(100))
-    seen = []
+    seen, recorded = [], []
+
+    def f(a):
+        recorded.append(is_recording())
+        return ops.exp(ops.exp(ops.tanh(a)))
+
     with watch(lambda name, y: seen.append(weakref.ref(y))):
-        y = checkpoint(lambda a: ops.exp(ops.exp(ops.tanh(a))), x)
+        y = checkpoint(f, x)
     assert [ref() is not None for ref in seen] == [False, False, True]
-    y.backward(np.ones(100))
+    with no_grad():
+        y.backward(np.ones(100))
+    assert recorded == [False, True]  # nothing kept by the first run, everything by the second
     expected = Parameter(np.ones(100))
     ops.exp(ops.exp(ops.tanh(expected))).backward(np.ones(100))
     np.testing.assert_array_equal(x.grad, expected.grad)
@@ -344,6 +364,8 @@ def test_checkpoint_of_a_constant_trains_the_parameters_inside():
     p = Parameter(np.ones(3))
     checkpoint(lambda a: a * p, Tensor(np.full(3, 2.0))).backward(np.ones(3))
     np.testing.assert_array_equal(p.grad, np.full(3, 2.0))
+    checkpoint(lambda: p * 5.0).backward(np.ones(3))
+    np.testing.assert_array_equal(p.grad, np.full(3, 7.0))
 
 
 # ------------------------------------------------------------------------------------- operators
