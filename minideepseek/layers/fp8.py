@@ -44,7 +44,7 @@ normal float32, so that no finite number becomes NaN.
 
 from __future__ import annotations
 
-from minideepseek.autograd.backend import Array, xp_of
+from minideepseek.autograd.backend import Array, row_blocks, xp_of
 from minideepseek.autograd.float8 import float8_tables
 from minideepseek.errors import InputError
 
@@ -71,12 +71,12 @@ def _float32_bits(x: Array) -> Array:
     Rounding float64 to float32 to float8 would round twice; truncating and remembering does not.
     """
     xp = xp_of(x)
-    narrow = xp.ascontiguousarray(x.astype("float32"))
-    bits = narrow.view("uint32")
     if x.dtype != "float64":
-        return bits
+        return xp.ascontiguousarray(x.astype("float32")).view("uint32")
+    x = xp.clip(x, -512, 512)  # in reach of float32; both ends become ±448
+    narrow = xp.ascontiguousarray(x.astype("float32"))
     cut = abs(narrow) > abs(x)
-    return (bits - cut.astype("uint32")) | (narrow != x)
+    return (narrow.view("uint32") - cut.astype("uint32")) | (narrow != x)
 
 
 def quantize(x: Array, block: tuple[int, int] = WEIGHT_BLOCK) -> tuple[Array, Array]:
@@ -96,7 +96,7 @@ def quantize(x: Array, block: tuple[int, int] = WEIGHT_BLOCK) -> tuple[Array, Ar
     tiled = xp.zeros((-(-n // rows) * rows, -(-k // columns) * columns), "float32")
     tiled[:n, :k] = xp.clip(abs(x), 0, 3.4028235e38)
     tiles = tiled.reshape(tiled.shape[0] // rows, rows, tiled.shape[1] // columns, columns)
-    amax = tiles.max(axis=(1, 3), initial=0.0) if tiles.size else tiles.sum(axis=(1, 3))
+    amax = tiles.max(axis=(1, 3)) if tiles.size else tiles.sum(axis=(1, 3))
     scale_inv = xp.maximum(amax / E4M3_MAX, SMALLEST_SCALE)
     scale_inv = xp.where(amax == 0, 1.0, scale_inv).astype("float32")
     return encode(x / spread(scale_inv, x.shape, block)), scale_inv
@@ -115,11 +115,17 @@ def dequantize(codes: Array, scale_inv: Array, block: tuple[int, int] = WEIGHT_B
     xp = xp_of(codes, scale_inv)
     if not bool((xp.isfinite(scale_inv) & (scale_inv > 0)).all()):
         raise InputError("scale_inv: got a scale that is not positive and finite")
-    return decode(codes) * spread(scale_inv, codes.shape, block)
+    values = xp.empty(codes.shape, "float32")
+    for s in row_blocks(xp, n, 16 * k):  # a gather's index takes 8 bytes an element
+        xp.multiply(decode(codes[s]), spread(scale_inv, codes.shape, block, s), out=values[s])
+    return values
 
 
-def spread(scale_inv: Array, shape: tuple[int, int], block: tuple[int, int]) -> Array:
-    """Each tile's scale at each of its elements, (N, K)."""
+def spread(
+    scale_inv: Array, shape: tuple[int, int], block: tuple[int, int], rows: slice | None = None
+) -> Array:
+    """Each tile's scale at each of its elements, (N, K), or at those of the rows N of a slice."""
     xp = xp_of(scale_inv)
-    wide = xp.repeat(xp.repeat(scale_inv, block[0], 0)[: shape[0]], block[1], 1)
-    return wide[:, : shape[1]]
+    first, last = (0, shape[0]) if rows is None else (rows.start, rows.stop)
+    tiles = xp.arange(first, last) // block[0]
+    return xp.repeat(scale_inv[tiles], block[1], 1)[:, : shape[1]]

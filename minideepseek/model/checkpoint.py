@@ -27,7 +27,8 @@ of a model is returned.
 
 **FP8.** W_ij = q_ij · s_⌊i/128⌋⌊j/128⌋: a weight of 8 bits times the scale of its block, stored as
 weight_scale_inv, which in spite of its name is the multiplier. Here it is multiplied out in float32
-on the way in; the model then is an ordinary one.
+on the way in; the model then is an ordinary one. On the way out the projections are quantised
+(layers/fp8.py); embedding, head, norms, router and eh_proj stay as they are, as DeepSeek has it.
 """
 
 import json
@@ -45,17 +46,25 @@ import numpy as np
 from minideepseek.autograd import backend
 from minideepseek.autograd.backend import Array
 from minideepseek.errors import CheckpointError, InputError
+from minideepseek.layers.fp8 import dequantize, quantize
 from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.contents import FP8, INDEX, SINGLE, Contents, original_of, read_contents
 from minideepseek.model.files import atomic_directory
-from minideepseek.model.layout import FP8_BLOCK
+from minideepseek.model.layout import FP8_BLOCK, is_quantised, scale_shape
 from minideepseek.model.ledger import count_parameters
 from minideepseek.model.safetensors import open_tensor, save_file
 from minideepseek.model.transformer import DeepSeekV3
 
 # For `atomic_directory`: what the new state has not of these, the old one's is not kept.
 OWNED = (SINGLE, INDEX, "model-*-of-*.safetensors")
-STORED = ("float32", "bfloat16", "float64")  # dtypes of written weights
+STORED = ("float32", "bfloat16", "float64", "float8_e4m3fn")  # dtypes of written weights
+SCALES = "_scale_inv"  # what is appended to the name of a weight in FP8
+FP8_FORMAT = {
+    "activation_scheme": "dynamic",
+    "fmt": "e4m3",
+    "quant_method": "fp8",
+    "weight_block_size": [FP8_BLOCK, FP8_BLOCK],
+}
 COMPUTED = ("float32", "float64")  # and of a model's
 
 
@@ -86,6 +95,7 @@ def write_model(
     """Write the model's files into a directory that exists, as `atomic_directory` gives one.
 
     dtype: of the stored weights, "float32" or "bfloat16"; None stores what the model computes in.
+    "float8_e4m3fn" writes DeepSeek's FP8 layout, and in float32 what that leaves unquantised.
     max_shard_bytes: where the tensors take more, they are written as shards of at most so many, a
     larger tensor alone; None: one file. InputError for an argument that is none of these;
     CheckpointError, naming it, for a tensor with NaN or Inf, and where the system refuses.
@@ -94,7 +104,12 @@ def write_model(
     if max_shard_bytes is not None and (type(max_shard_bytes) is not int or max_shard_bytes < 1):
         raise InputError(f"max_shard_bytes: got {max_shard_bytes!r}, expected a number of bytes")
     folder = Path(folder)
-    config = replace(model.config, torch_dtype=stored, quantization_config=None)
+    fp8 = stored == "float8_e4m3fn"
+    config = replace(
+        model.config,
+        torch_dtype="float32" if fp8 else stored,
+        quantization_config=FP8_FORMAT if fp8 else None,
+    )
     _write_json(folder / "config.json", config.to_dict())
     ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     known = {name: token for name, token in ids.items() if token is not None}
@@ -107,34 +122,61 @@ def write_model(
     where: dict[str, str] = {}
     for i, names in enumerate(shards, start=1):
         file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        shard = _Stored({name: tensors.arrays[name] for name in names}, stored)
-        save_file(shard, folder / file, {"format": "pt"})
+        save_file(_Stored(tensors.arrays, stored, names), folder / file, {"format": "pt"})
         where |= dict.fromkeys(names, file)
     total = sum(map(tensors.size, tensors))
     _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
 
 
 class _Stored(Mapping[str, np.ndarray]):
-    """Tensors as they are stored, each fetched from its device and rounded when it is asked for."""
+    """Tensors as they are stored, each fetched from its device and rounded when it is asked for.
 
-    def __init__(self, arrays: Mapping[str, Array], dtype: str) -> None:
-        self.arrays, self.dtype = arrays, dtype
+    names: which of them; all by default, an FP8 weight followed by its scales.
+    """
+
+    def __init__(
+        self, arrays: Mapping[str, Array], dtype: str, names: list[str] | None = None
+    ) -> None:
+        self.arrays, self.fp8 = arrays, dtype == "float8_e4m3fn"
+        self.dtype = np.dtype("float32" if self.fp8 else dtype)
+        self.names = list(self._all()) if names is None else names
+        self._last: tuple = ("", None)  # codes and scales are asked for one after the other
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return _finite(backend.to_host(self.arrays[name]), self._dtype_of(name), name)
+        weight = name.removesuffix(SCALES)
+        if not self._in_fp8(weight):
+            return _finite(backend.to_host(self.arrays[name]), self._dtype_of(name), name)
+        if self._last[0] != weight:
+            values = _finite(backend.to_host(self.arrays[weight]), self.dtype, weight)
+            self._last = (weight, quantize(values, (FP8_BLOCK, FP8_BLOCK)))
+        codes, scales = self._last[1]
+        return scales if name != weight else codes.view("float8_e4m3fn")
 
     def _dtype_of(self, name: str) -> np.dtype:
-        return np.dtype("float32" if name.endswith("e_score_correction_bias") else self.dtype)
+        return np.dtype("float32") if name.endswith("e_score_correction_bias") else self.dtype
+
+    def _in_fp8(self, name: str) -> bool:
+        return self.fp8 and is_quantised(name)
+
+    def _all(self) -> Iterator[str]:
+        for name in self.arrays:
+            yield name
+            if self._in_fp8(name):
+                yield name + SCALES
 
     def size(self, name: str) -> int:
         """The bytes it takes."""
-        return math.prod(self.arrays[name].shape) * self._dtype_of(name).itemsize
+        weight = name.removesuffix(SCALES)
+        shape = self.arrays[weight].shape
+        if name != weight:
+            return 4 * math.prod(scale_shape(shape))
+        return math.prod(shape) * (1 if self._in_fp8(name) else self._dtype_of(name).itemsize)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.arrays)
+        return iter(self.names)
 
     def __len__(self) -> int:
-        return len(self.arrays)
+        return len(self.names)
 
 
 def _split(tensors: _Stored, most: int | None) -> list[list[str]]:
@@ -242,20 +284,17 @@ def _read(contents: Contents, name: str, dtype: np.dtype) -> np.ndarray:
     header = contents.headers[name]
     stored = open_tensor(header, name)
     if contents.dtype(name) == FP8:
-        scales = name + "_scale_inv"
-        stored = dequantise(stored, open_tensor(contents.headers[scales], scales))
+        scales = name + SCALES
+        stored = _dequantised(stored, open_tensor(contents.headers[scales], scales), name)
     return _finite(stored, dtype, f"{name} in {header.path}")
 
 
-def dequantise(weight: np.ndarray, scales: np.ndarray) -> np.ndarray:
+def _dequantised(weight: np.ndarray, scales: np.ndarray, name: str) -> np.ndarray:
     """q · s in float32.  weight (n, k) float8; scales (⌈n/128⌉, ⌈k/128⌉) float32."""
-    values = np.empty(weight.shape, np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is found by `_finite`
-        for i, row in enumerate(scales):
-            block = slice(i * FP8_BLOCK, (i + 1) * FP8_BLOCK)
-            each = np.repeat(row, FP8_BLOCK)[: weight.shape[1]]
-            np.multiply(weight[block].astype(np.float32), each, out=values[block])
-    return values
+    try:
+        return dequantize(weight.view(np.uint8), np.ascontiguousarray(scales))
+    except InputError as error:
+        raise CheckpointError(f"tensor {name}: {error}") from None
 
 
 def _finite(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
