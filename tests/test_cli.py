@@ -521,8 +521,7 @@ def test_a_second_ctrl_c_ends_at_once(text):
     process = start_and_wait(arguments, lambda: Path("run/samples.json").exists())
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    while "stopping after this step" not in process.stdout.readline():
-        pass
+    assert any("stopping after this step" in line for line in iter(process.stdout.readline, ""))
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err.rstrip().endswith("minideepseek: interrupted")

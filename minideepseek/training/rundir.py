@@ -86,9 +86,12 @@ class RunDirectory:
             save_file(moments, folder / "optimizer.safetensors")
             with atomic_write(folder / "trainer.json", "w") as file:
                 json.dump(self._state(trainer), file, indent=1)
+        self._remove_old()
+        return target
+
+    def _remove_old(self) -> None:
         for old in list_checkpoints(self.path)[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
-        return target
 
     def resume(self, trainer: Trainer) -> list[str]:
         """Load the newest checkpoint, if there is one, into a `trainer` that has made no step.
@@ -109,6 +112,7 @@ class RunDirectory:
                 if here.get(name) != was
             ]
         self._cut_metrics(trainer.done)
+        self._remove_old()  # a kill may have left one half removed
         return notices
 
     def _state(self, trainer: Trainer) -> dict[str, Any]:
