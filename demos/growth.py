@@ -1,0 +1,158 @@
+r"""How the cost grows: with tokens, with the length of a text, with experts, with the context.
+
+    python -m demos.growth [--threads 2] [--repeats 5] [--quick]
+
+Four tables for the preset `small` (no MTP, no balance loss). Times are medians.
+
+1  a training step against its number of sequences: time per token should not change;
+2  a training step of 8,192 tokens against the length of its sequences: only attention's own term,
+   which is quadratic in the length, should grow; its FLOPs are printed beside;
+3  forward and backward with 8 to 128 experts, of which a token uses 4 as always: the activated
+   parameters, and so the FLOPs, are the same; AdamW, whose work grows with all parameters, apart;
+4  a decoded token against the context held in the cache, absorbed: a + b · T, with b as the FLOPs
+   and the bytes of the cache would have it at this machine's measured rates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+import numpy as np  # noqa: E402
+
+from demos.benchmark import sgemm_rate  # noqa: E402
+from minideepseek import AdamW, DeepSeekV3, DeepSeekV3Config  # noqa: E402
+from minideepseek.autograd.backend import set_threads  # noqa: E402
+from minideepseek.model.generate import next_logits  # noqa: E402
+from minideepseek.model.ledger import flops_per_key, flops_per_token  # noqa: E402
+
+
+def median_time(work: Callable[[], Any], repeats: int) -> float:
+    """Median seconds of `repeats` runs after one that warms up."""
+    times = []
+    for i in range(repeats + 1):
+        began = time.perf_counter()
+        work()
+        if i:
+            times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def model_of(**changes: Any) -> DeepSeekV3:
+    config = DeepSeekV3Config.preset(
+        "small", num_nextn_predict_layers=0, aux_loss_alpha=0.0, **changes
+    )
+    return DeepSeekV3(config, np.random.default_rng(0))
+
+
+def forward_backward(model: DeepSeekV3, batch: int, tokens: int) -> Callable[[], None]:
+    ids = np.random.default_rng(1).integers(0, model.config.vocab_size, (batch, tokens + 1))
+
+    def work() -> None:
+        for parameter in model.parameters():
+            parameter.grad = None
+        model.loss(ids).backward()
+
+    return work
+
+
+def with_tokens(batches: list[int], repeats: int) -> None:
+    print("\n1  tokens in a step      seconds   µs per token")
+    model = model_of()
+    for batch in batches:
+        seconds = median_time(forward_backward(model, batch, 128), repeats)
+        each = seconds / batch / 128e-6
+        print(f"   {batch:4} × 128 = {batch * 128:6,}   {seconds:7.3f}   {each:8.1f}")
+
+
+def with_length(lengths: list[int], tokens: int, repeats: int) -> None:
+    print("\n2  sequences             seconds   GFLOP   of these attention's own   GFLOP/s")
+    model = model_of()
+    for length in lengths:
+        seconds = median_time(forward_backward(model, tokens // length, length), repeats)
+        keys = (length + 1) / 2
+        total = 3 * tokens * flops_per_token(model.config, keys) / 1e9
+        own = 3 * tokens * flops_per_key(model.config)["naive"] * keys / 1e9
+        print(
+            f"   {tokens // length:4} × {length:<6,}        {seconds:7.3f}   {total:5.0f}   "
+            f"{own:14.1f}   {total / seconds:18.0f}"
+        )
+
+
+def with_experts(counts: list[int], repeats: int) -> None:
+    print("\n3  experts   forward and backward   against the first   AdamW, apart")
+    first = None
+    for experts in counts:
+        model = model_of(n_routed_experts=experts)
+        optimiser = AdamW(model.parameters(), lr=1e-4)
+        work = forward_backward(model, 16, 128)
+        seconds = median_time(work, repeats)
+        update = median_time(optimiser.step, repeats)
+        first = first or seconds
+        print(f"   {experts:5}   {seconds:17.3f} s   {seconds / first:15.2f}×   {update:11.4f} s")
+
+
+def with_context(contexts: list[int], repeats: int) -> None:
+    model = model_of()
+    config = model.config
+    rng, points = np.random.default_rng(2), []
+    for context in contexts:
+        cache = model.new_cache(1, context + 64)
+        for start in range(0, context, 512):
+            ids = rng.integers(0, config.vocab_size, (1, min(512, context - start)))
+            next_logits(model, ids, cache, np.array([ids.shape[1]]))
+        one = rng.integers(0, config.vocab_size, (1, 1))
+
+        def step(cache: Any = cache, one: Any = one) -> None:
+            next_logits(model, one, cache, np.array([1]))
+
+        points.append(median_time(step, 8 * repeats))
+    x, y = np.array(contexts, float), np.array(points)
+    far = x >= 1024
+    b, a = np.polyfit(x[far], y[far], 1)
+    width = config.kv_lora_rank + config.qk_rope_head_dim
+    cached = width * 4 * config.num_hidden_layers
+    flops = flops_per_key(config)["absorbed"]
+    rates = f"{cached / bandwidth():.4f} by bytes, {flops / sgemm_rate() / 1e9 * 1e6:.4f} by FLOPs"
+    print(f"\n4  a + b · T with a = {1e6 * a:.0f} µs, b = {1e6 * b:.4f} µs a token ({rates})")
+    print("   context   µs a token   a + b · T     off")
+    for t, seconds in zip(x, y, strict=True):
+        line = a + b * t
+        off = 100 * (seconds / line - 1)
+        print(f"   {t:7,.0f}   {1e6 * seconds:10.0f}   {1e6 * line:9.0f}   {off:+5.0f} %")
+
+
+def bandwidth() -> float:
+    """Bytes per µs of one thread reading and writing arrays far larger than the cache."""
+    a = np.ones(1 << 24, np.float32)
+    out = np.empty_like(a)
+    return 2 * a.nbytes / (median_time(lambda: np.add(a, 1.0, out=out), 5) * 1e6)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="small sizes, one repeat")
+    options = parser.parse_args(arguments)
+    set_threads(options.threads)
+    repeats = 1 if options.quick else options.repeats
+    with_tokens([4, 8] if options.quick else [4, 8, 16, 32, 64], repeats)
+    if options.quick:
+        with_length([64, 256], 512, repeats)
+    else:
+        with_length([64, 128, 256, 512, 1024, 2048], 8192, repeats)
+    with_experts([8, 16] if options.quick else [8, 16, 32, 64, 128], repeats)
+    far = [64, 256, 1024, 2048, 4096, 8192, 16000]
+    with_context(far[:4] if options.quick else far, repeats)
+
+
+if __name__ == "__main__":
+    main()
