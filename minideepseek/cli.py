@@ -20,6 +20,7 @@ import argparse
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text", nargs="+", default=[], metavar="PATH", help="files or folders to learn from"
     )
-    parser.add_argument("--steps", type=int, help="optimiser steps")
+    parser.add_argument("--steps", type=int, help="optimiser steps (1000)")
     parser.add_argument("--seed", type=int, help="of weights and data order (0)")
     _machine_options(parser)
 
@@ -151,9 +152,10 @@ def run_journey(options: argparse.Namespace) -> int:
         changes = {
             "steps": 120,
             "batch_size": 8,
-            "sequence_length": 63,
+            "sequence_length": 64,
             "learning_rate": 1e-2,
             "bias_step": 0.04,
+            "evaluate_every": 60,
         } | changes
     return _train(options, "journey", preset, changes)
 
@@ -255,6 +257,7 @@ def _set_up_machine(options: argparse.Namespace) -> str:
     """Threads and device; prints the device and why, once."""
     from minideepseek.autograd.backend import get_device, set_threads
 
+    warnings.simplefilter("ignore", RuntimeWarning)  # NaN and Inf: the trainer names them
     set_threads(options.threads)
     if options.device is not None:
         name, why = options.device, "--device"

@@ -1,10 +1,12 @@
 """The command line: each verb works, each wrong input is one sentence and exit code 2."""
 
 import contextlib
+import dataclasses
 import errno
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +25,7 @@ from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.tokenizer import ByteTokenizer, WordTokenizer
 from minideepseek.model.transformer import DeepSeekV3
 from minideepseek.training.rundir import list_checkpoints, read_metrics
+from minideepseek.training.trainer import Plan
 from tests.training import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -71,7 +74,9 @@ def weights(run: str) -> bytes:
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+    """As a user's shell has it: output that is no terminal is buffered."""
+    inherited = {n: v for n, v in os.environ.items() if n != "PYTHONUNBUFFERED"}
+    return {**inherited, "PYTHONPATH": str(ROOT), **more}
 
 
 def shell(*arguments: object, **options) -> subprocess.CompletedProcess:
@@ -161,6 +166,19 @@ def test_version_and_help(capsys):
             main([verb, "-h"])
         assert caught.value.code == 0
         assert f"minideepseek {verb}" in capsys.readouterr().out
+
+
+def test_the_defaults_in_the_help_are_the_plans(capsys):
+    with pytest.raises(SystemExit):
+        main(["pretrain", "-h"])
+    words = " ".join(capsys.readouterr().out.split())
+    shown = {}
+    for part in words.split(" --")[1:]:
+        name, number = part.split()[0].replace("-", "_"), re.findall(r"\(([\d.]+)\)$", part)
+        shown |= {name: float(number[0])} if number else {}
+    plan = dataclasses.asdict(Plan())
+    assert shown.pop("threads") == 2
+    assert shown == {name: plan[name] for name in shown} and len(shown) == 10
 
 
 # ------------------------------------------------------------------------------------------ resume
@@ -367,8 +385,7 @@ def test_a_run_that_diverges(capsys, text, monkeypatch):
 
     monkeypatch.setattr(Trainer, "step", step)
     sentence = "step 3: the loss is nan; the first bad tensor is the parameter model.norm.weight"
-    with np.errstate(all="ignore"):
-        refused(capsys, pretrain(text, "--out", "run", "--threads", 1), sentence, code=3)
+    refused(capsys, pretrain(text, "--out", "run"), sentence, code=3)
     assert [p.name for p in list_checkpoints("run")] == ["step-00000002"]
 
 

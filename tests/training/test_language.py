@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -35,10 +36,12 @@ from tests.training.tiny import PLAN, untimed
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory) -> str:
-    """A folder of two files that share a paragraph."""
+    """A folder of files, two of which share a paragraph."""
     folder = tmp_path_factory.mktemp("text")
-    (folder / "a.txt").write_text(tiny.text(40, 1) + "\n\nThis line, it stands in both files.")
-    (folder / "b.txt").write_text("This line, it stands in both files!\n\n" + tiny.text(6, 2))
+    for i in range(30):
+        (folder / f"{i:02}.txt").write_text(tiny.text(2, i))
+    (folder / "98.txt").write_text(tiny.text(2, 98) + "\n\nThis line, it stands in both files.")
+    (folder / "99.txt").write_text("This line, it stands in both files!\n\n" + tiny.text(2, 99))
     return str(folder)
 
 
@@ -93,7 +96,9 @@ def test_samples_before_and_after(finished):
     half = len(titles) // 2
     assert titles == ["before training"] * half + ["after training"] * half and half >= 1
     assert [p for _, p, _ in samples[:half]] == [p for _, p, _ in samples[half:]]
-    assert samples[0][2] != samples[half][2]
+    assert half >= 2 and samples[0][2] != samples[half][2]
+    told = re.findall("(before|after) training", out.joinpath("report.html").read_text("utf-8"))
+    assert told == ["before", "after"] * half  # a prompt's continuations side by side
 
 
 def test_what_is_said(finished):
@@ -165,7 +170,8 @@ def test_killed_before_the_first_checkpoint_it_begins_again(tmp_path, text, fini
         with pytest.raises(Killed):
             run(job(tmp_path, text), lambda _: None)
     assert len(recorded(tmp_path)) == 2 and not list_checkpoints(tmp_path)
-    (tmp_path / "samples.json").write_text("[]")  # taken again: they may be of another seed
+    samples = [["before training", "of a run", "with another seed"]]
+    (tmp_path / "samples.json").write_text(json.dumps(samples))
     run(job(tmp_path, text, resume=True), lambda _: None)
     assert recorded(tmp_path) == recorded(finished[0])
     assert (tmp_path / "samples.json").read_text() == (finished[0] / "samples.json").read_text()
@@ -240,14 +246,18 @@ def refuses(tmp_path: Path, match: str, **changes) -> None:
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_presets_that_cannot_be_trained(tmp_path, text):
-    refuses(tmp_path, "v3, which is there for `info` alone", text=text, preset="v3")
-    refuses(tmp_path, "preset is 'nono'; expected one of nano", text=text, preset="nono")
+def refuses_at_once(tmp_path: Path, match: str, **changes) -> None:
+    """Even the text is not looked at."""
+    refuses(tmp_path, match, **({"text": "no text at all"} | changes))
 
 
-def test_sequences_that_are_too_long(tmp_path, text):
+def test_what_is_refused_at_once(tmp_path):
+    refuses_at_once(tmp_path, "v3, which is there for `info` alone", preset="v3")
+    refuses_at_once(tmp_path, "preset is 'nono'; expected one of nano", preset="nono")
     plan = dataclasses.replace(PLAN, sequence_length=65)
-    refuses(tmp_path, "sequence_length: got 65", text=text, plan=plan)
+    refuses_at_once(tmp_path, "sequence_length: got 65", plan=plan)
+    refuses_at_once(tmp_path, "no run to resume", resume=True)
+    refuses_at_once(tmp_path, "is not empty", out=tmp_path.parent)
 
 
 @pytest.mark.parametrize(

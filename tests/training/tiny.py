@@ -14,8 +14,9 @@ from minideepseek.training.trainer import Plan, Trainer
 WORDS = "the model reads a byte and predicts the next one from what came before it".split()
 # A step of this takes about 4 ms.
 PLAN = Plan(
-    steps=6, batch_size=2, sequence_length=16, warmup_steps=2, evaluate_every=2, checkpoint_every=2
-)
+    steps=6, batch_size=2, sequence_length=16, learning_rate=3e-3, warmup_steps=2, weight_decay=0.1,
+    mtp_weight=0.3, bias_step=0.02, evaluate_every=2, checkpoint_every=2,
+)  # fmt: skip
 
 
 def text(paragraphs: int = 30, seed: int = 0) -> str:
