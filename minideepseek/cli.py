@@ -40,9 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace", line_buffering=True)
     try:
         options = build_parser().parse_args(arguments)
-        code = options.run(options)
-        sys.stdout.flush()
-        return code
+        return options.run(options)
     except DivergedError as error:
         return _complain(str(error), 3)
     except MiniDeepSeekError as error:
@@ -73,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     journey = verbs.add_parser("journey", help="train a small DeepSeek-V3 on real text, and report")
     journey.set_defaults(run=run_journey)
     _training_options(journey)
-    journey.add_argument("--quick", action="store_true", help="a tiny model, about a minute")
+    journey.add_argument("--quick", action="store_true", help="a tiny model, less than a minute")
 
     pretrain = verbs.add_parser("pretrain", help="pre-train with every number yours")
     pretrain.set_defaults(run=run_pretrain)
@@ -90,14 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     generate = verbs.add_parser("generate", help="continue a prompt with a saved model")
     generate.set_defaults(run=run_generate)
-    generate.add_argument("model", type=Path, help="a model directory, such as runs/journey/model")
-    generate.add_argument("prompt", help="text to continue; '' begins a new one")
-    generate.add_argument("--max-new-tokens", type=int, default=200, help="at most (200)")
-    generate.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (0.7)")
-    generate.add_argument("--top-k", type=int, help="only the k most probable tokens (all)")
-    generate.add_argument("--top-p", type=float, default=0.95, help="only the mass p (0.95)")
-    generate.add_argument("--seed", type=int, default=0, help="of the draws (0)")
-    _machine_options(generate)
+    _generate_options(generate)
 
     info = verbs.add_parser("info", help="parameters, FLOPs and cache of a configuration")
     info.set_defaults(run=run_info)
@@ -124,6 +115,17 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, help="optimiser steps (1000)")
     parser.add_argument("--seed", type=int, help="of weights and data order (0)")
+    _machine_options(parser)
+
+
+def _generate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="a model directory, such as runs/journey/model")
+    parser.add_argument("prompt", help="text to continue; '' begins a new one")
+    parser.add_argument("--max-new-tokens", type=int, default=200, help="at most (200)")
+    parser.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (0.7)")
+    parser.add_argument("--top-k", type=int, help="only the k most probable tokens (all)")
+    parser.add_argument("--top-p", type=float, default=0.95, help="only the mass p (0.95)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (0)")
     _machine_options(parser)
 
 
