@@ -1,12 +1,13 @@
 """A driver that kills training runs at chosen calls, for test_kills.py; run as its own process.
 
-    python -m tests.training.kills FOLDER TEXT KIND…
+    python -m tests.training.kills FOLDER TEXT new|resumed KIND…
 
 First one run is left alone and the calls that change the disk are counted. Then, for each of these
 calls of a KIND that was asked for, a fresh process (a fork of this one, which has imported
 everything and done nothing) makes the same run and ends by os._exit in place of that call: no
 handler, no `finally`, no flush; a write ends halfway. Another process resumes it. It must end with
-the same losses and the same model, bit for bit, and leave no litter.
+the same losses and the same model, bit for bit, and leave no litter. "resumed": what is killed is
+itself the resumption of a run that was killed while its last checkpoint took its name.
 
 Prints a line for each point that failed, and a last line with their number and that of all points.
 """
@@ -119,7 +120,7 @@ def train(out: Path, text: str, at: int | None = None, trace: Path | None = None
         place = ["--out"] if not (out / "checkpoints").exists() else ["--resume"]
         code = command_line([*RUN, "--text", text, *place, str(out)])
         if trace is not None:
-            os.write(os.open(trace, os.O_CREAT | os.O_WRONLY), "\n".join(disk.trace).encode())
+            trace.write_text("\n".join(disk.trace))
         return code
 
     return process(work)
@@ -133,18 +134,31 @@ def result(out: Path) -> tuple:
 
 
 def chosen(trace: list[str], kinds: list[str]) -> list[int]:
-    """The numbers of the calls of these kinds; of the hundreds of writes, every seventeenth."""
-    numbers = [i for i, call in enumerate(trace, start=1) if call.split()[0] in kinds]
-    return [i for i in numbers if not trace[i - 1].startswith("write") or i % 17 == 0]
+    """The numbers of the calls of these kinds; of the hundreds of writes of a checkpoint, some."""
+    found = []
+    for i, call in enumerate(trace, start=1):
+        few = call.startswith("write") and "metrics.jsonl" not in call
+        if call.split()[0] in kinds and (not few or i % 17 == 0):
+            found.append(i)
+    return found
 
 
-def main(folder: str, text: str, *kinds: str) -> int:
-    whole, log = Path(folder, "whole"), Path(folder, "trace")
+def main(folder: str, text: str, start: str, *kinds: str) -> int:
+    begun, whole, out = (Path(folder, name) for name in ("begun", "whole", "run"))
+    log = Path(folder, "trace")
     assert train(whole, text, trace=log) == 0
-    trace, expected, failed = log.read_text().split("\n"), result(whole), 0
-    points = chosen(trace, list(kinds))
+    expected, trace = result(whole), log.read_text().split("\n")
+    if start == "resumed":
+        renames = chosen(trace, ["rename"])
+        assert train(begun, text, renames[2]) == KILLED
+        shutil.copytree(begun, out)
+        assert train(out, text, trace=log) == 0 and result(out) == expected
+        trace = log.read_text().split("\n")
+        shutil.rmtree(out)
+    points, failed = chosen(trace, list(kinds)), 0
     for at in points:
-        out = Path(folder, "run")
+        if start == "resumed":
+            shutil.copytree(begun, out)
         codes = train(out, text, at), train(out, text)
         if codes != (KILLED, 0) or result(out) != expected:
             failed += 1

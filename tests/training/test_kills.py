@@ -36,7 +36,14 @@ def folder():
 
 
 @pytest.mark.parametrize(
-    "kinds", ["fsync", "open mkdir", "rename replace unlink rmdir link chmod", "write"]
+    "kinds",
+    [
+        "new fsync",
+        "new open mkdir",
+        "new rename replace unlink rmdir link chmod",
+        "new write",
+        "resumed fsync open mkdir rename replace unlink rmdir link chmod write",
+    ],
 )
 def test_killed_in_place_of_a_call(folder, kinds):
     found = subprocess.run(
