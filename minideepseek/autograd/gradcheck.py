@@ -169,8 +169,8 @@ def check_vjp(
 
     constants: names of floating arguments that get no gradient (the vjp gives None).
     exact_shapes: also refuse gradients of the broadcast shape, which the engine would sum down.
-    Besides the numbers, the engine's rules are checked: neither arguments nor g are written to, a
-    second call gives the same answer although the engine adds into what the first one returned.
+    Besides the numbers, the engine's rules are checked: neither arguments nor g are written to,
+    gradients are new arrays or views of g, and a second call gives the same answer.
 
     Returns the Report or raises GradientError, as `gradcheck` does. NotImplementedError and other
     errors of the function itself are not caught.
@@ -267,15 +267,12 @@ def _broken_rule(problem: Problem, call: Callable) -> str:
         for a, b in itertools.combinations(new, 2):
             if (a.base is None or b.base is None) and np.may_share_memory(a, b):
                 return "two gradients share their memory"
-        for g in new:
-            if g.base is None:
-                g[...] = np.nan  # the engine adds into such arrays: nobody else may need them
         again = _as_tuple(vjp(u))
     except ValueError as error:
         if "read-only" not in str(error):
             raise
         return f"the {'forward' if u is None else 'vjp'} writes into an argument or into g"
-    if any(g is h for g in new for h in again):
+    if any(g is h for g in new for h in again):  # the engine adds into what it was given
         return "it returns an array that it keeps, not a new one"
     same = len(kept) == len(again) and all(
         np.array_equal(a, b, equal_nan=True) for a, b in zip(kept, _copies(again), strict=True)
