@@ -112,12 +112,17 @@ def test_two_threads_may_loop_at_the_same_time():
 
 def test_serial_keeps_work_in_the_calling_thread():
     names, before = [], backend.get_threads()
+
+    def body(i):
+        time.sleep(1e-4)  # long enough for another thread to take a block
+        names.append(threading.current_thread())
+
     with using_threads(3):
         with pytest.raises(KeyError), backend.serial():
-            backend.parallel_for(lambda i: names.append(threading.current_thread()), range(50))
+            backend.parallel_for(body, range(50))
             with backend.serial():
                 pass
-            backend.parallel_for(lambda i: names.append(threading.current_thread()), range(50))
+            backend.parallel_for(body, range(50))
             raise KeyError
         assert len(names) == 100 and set(names) == {threading.current_thread()}
         met = threading.Barrier(3, timeout=20)
