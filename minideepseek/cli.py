@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     pretrain = verbs.add_parser("pretrain", help="pre-train with every number yours")
     pretrain.set_defaults(run=run_pretrain)
     _training_options(pretrain)
-    pretrain.add_argument("--preset", default="mini", help="nano, mini, small, reason")
+    pretrain.add_argument("--preset", help="nano, mini, small, reason (mini)")
     pretrain.add_argument("--batch-size", type=int, help="sequences per batch (8)")
     pretrain.add_argument("--sequence-length", type=int, help="bytes per sequence (256)")
     pretrain.add_argument("--accumulate", type=int, help="batches per step (1)")
@@ -148,9 +148,7 @@ def _version() -> str:
 def run_journey(options: argparse.Namespace) -> int:
     """The main job."""
     changes = _given(options, "steps", "seed")
-    preset = "mini"
     if options.quick:
-        preset = "nano"
         changes = {
             "steps": 120,
             "batch_size": 8,
@@ -159,7 +157,7 @@ def run_journey(options: argparse.Namespace) -> int:
             "bias_step": 0.04,
             "evaluate_every": 60,
         } | changes
-    return _train(options, "journey", preset, changes)
+    return _train(options, "journey", "nano" if options.quick else None, changes)
 
 
 def run_pretrain(options: argparse.Namespace) -> int:
@@ -171,15 +169,18 @@ def run_pretrain(options: argparse.Namespace) -> int:
     return _train(options, "pretrain", options.preset, _given(options, *names.split()))
 
 
-def _train(options: argparse.Namespace, name: str, preset: str, changes: dict) -> int:
+def _train(options: argparse.Namespace, name: str, preset: str | None, changes: dict) -> int:
+    """A new run, or the one to resume: its options are on the disk, those given now come first."""
     device = _set_up_machine(options)
-    from minideepseek.training.language import LanguageJob, free_directory, run
+    from minideepseek.training.job import LanguageJob, free_directory, stored_job
+    from minideepseek.training.language import run
     from minideepseek.training.trainer import Plan
 
-    out = options.resume or options.out or free_directory(Path("runs") / name)
-    job = LanguageJob(
-        out, preset, options.text, Plan(**changes), device, resume=options.resume is not None
-    )
+    if options.resume is not None:
+        job = stored_job(options.resume, preset, options.text, changes, device)
+    else:
+        out = options.out or free_directory(Path("runs") / name)
+        job = LanguageJob(out, preset or "mini", options.text, Plan(**changes), device)
     return 0 if run(job) is not None else 130
 
 

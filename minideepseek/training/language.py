@@ -17,14 +17,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minideepseek.autograd.backend import get_threads, memory_bytes
-from minideepseek.errors import CheckpointError, InputError
+from minideepseek.errors import InputError
 from minideepseek.model.checkpoint import OWNED, write_model
 from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.files import atomic_directory, atomic_write
@@ -40,6 +39,7 @@ from minideepseek.training.corpus import (
     read_texts,
 )
 from minideepseek.training.data import BatchLoader, compressor_baselines, joined_bytes, pack
+from minideepseek.training.job import LanguageJob, check_directory, store_job
 from minideepseek.training.progress import Progress, printable
 from minideepseek.training.report import RunRecord, write_report
 from minideepseek.training.rundir import VERSIONS, RunDirectory
@@ -48,18 +48,6 @@ from minideepseek.training.trainer import Plan, Trainer, check_length, fit
 PROMPT_BYTES = 64
 SAMPLE_BYTES = 240
 SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95}
-
-
-@dataclass(frozen=True)
-class LanguageJob:
-    """What to train, on what, where.  texts: the user's files or folders; none for docstrings."""
-
-    out: Path
-    preset: str = "mini"
-    texts: Sequence[str] = ()
-    plan: Plan = Plan()
-    device: str = "cpu"
-    resume: bool = False
 
 
 def run(job: LanguageJob, say: Callable[[str], None] = print) -> Path | None:
@@ -77,7 +65,9 @@ def run(job: LanguageJob, say: Callable[[str], None] = print) -> Path | None:
     directory = RunDirectory(job.out, tokenizer, corpus_hash([*corpus.train, *corpus.held_out]))
     say(f"model: {job.preset}, {_count(trainer):,} parameters; training: {_steps(job.plan)}")
     say(f"everything is written to {job.out}; Ctrl-C stops with a checkpoint")
-    if job.resume:
+    if not job.resume:
+        store_job(job)
+    else:
         for notice in directory.resume(trainer):
             say(notice)
         say(f"going on after step {trainer.done} of {job.plan.steps}")
@@ -87,7 +77,7 @@ def run(job: LanguageJob, say: Callable[[str], None] = print) -> Path | None:
     with stop_on_interrupt(say) as stopped:
         complete = _train(trainer, directory, stopped)
     if not complete:
-        say(f"stopped after step {trainer.done}; to go on, give the same options and")
+        say(f"stopped after step {trainer.done}; to go on: minideepseek pretrain")
         say(f"    --resume {job.out}")
         return None
     samples.take("after training")
@@ -164,27 +154,6 @@ def load_corpus(texts: Sequence[str], plan: Plan, say: Callable[[str], None]) ->
             "give more or longer text"
         )
     return corpus
-
-
-def check_directory(out: Path, resume: bool) -> None:
-    """CheckpointError unless `out` is new and can be made, or is a run to resume."""
-    is_run = (out / "checkpoints").is_dir()
-    if resume and not is_run:
-        raise CheckpointError(f"{out}: no run to resume, expected a folder with checkpoints")
-    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        hint = " or resume this run" if is_run else ""
-        raise CheckpointError(f"{out}: exists and is not empty; name another directory{hint}")
-    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise CheckpointError(f"{out}: cannot be written, {nearest} is no directory to write into")
-
-
-def free_directory(wanted: Path) -> Path:
-    """`wanted`, or wanted-2, wanted-3, … if it is taken."""
-    number, path = 2, wanted
-    while path.exists():
-        path, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
-    return path
 
 
 def _train(trainer: Trainer, directory: RunDirectory, stopped: Callable[[], bool]) -> bool:

@@ -18,15 +18,8 @@ from minideepseek.model.generate import generate
 from minideepseek.model.tokenizer import ByteTokenizer, load_tokenizer
 from minideepseek.model.transformer import DeepSeekV3
 from minideepseek.training import language
-from minideepseek.training.language import (
-    LanguageJob,
-    check_directory,
-    compare,
-    free_directory,
-    model_config,
-    run,
-    stop_on_interrupt,
-)
+from minideepseek.training.job import LanguageJob, check_directory, free_directory, stored_job
+from minideepseek.training.language import compare, model_config, run, stop_on_interrupt
 from minideepseek.training.progress import printable
 from minideepseek.training.rundir import list_checkpoints, read_metrics
 from minideepseek.training.trainer import Plan
@@ -66,7 +59,7 @@ def recorded(out: Path) -> list[dict]:
 def test_a_run_leaves_what_it_promises(finished):
     out, _, report = finished
     assert sorted(os.listdir(out)) == [
-        "checkpoints", "metrics.jsonl", "model", "report.html", "samples.json",
+        "checkpoints", "metrics.jsonl", "model", "report.html", "run.json", "samples.json",
     ]  # fmt: skip
     assert report == out / "report.html"
     assert [m["step"] for m in recorded(out)] == [1, 2, 3, 4, 5, 6]
@@ -151,6 +144,19 @@ def test_interrupted_and_resumed(tmp_path, text, finished, monkeypatch, step):
     assert recorded(tmp_path) == recorded(finished[0])
     samples = [(p / "samples.json").read_text() for p in (tmp_path, finished[0])]
     assert samples[0] == samples[1]
+
+
+def test_a_stored_job_is_the_job_that_began(tmp_path, text, finished):
+    """Everything comes from run.json, what is given now comes first; damage is one sentence."""
+    again = stored_job(finished[0], None, [], {}, "cpu")
+    assert again == job(finished[0], str(Path(text).resolve()), resume=True)
+    other = stored_job(finished[0], "mini", ["a"], {"steps": 9}, "cpu")
+    assert (other.preset, other.texts, other.plan.steps) == ("mini", ["a"], 9)
+    assert stored_job(tmp_path, None, ["a"], {}, "cpu").preset == "mini"  # killed before run.json
+    for damage in ("[]", "{", '{"plan": 1}', '{"plan": {"x": 1}}', '{"texts": 1}'):
+        (tmp_path / "run.json").write_text(damage)
+        with pytest.raises(CheckpointError, match="run.json"):
+            stored_job(tmp_path, None, [], {}, "cpu")
 
 
 def test_interrupted_in_the_last_step_it_is_finished(tmp_path, text, monkeypatch):

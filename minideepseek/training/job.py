@@ -1,0 +1,80 @@
+"""What to train, on what, where; kept in a run's run.json, so that it can be resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from minideepseek.errors import CheckpointError
+from minideepseek.model.files import atomic_write
+from minideepseek.model.strict_json import read_json
+from minideepseek.training.trainer import Plan
+
+
+@dataclass(frozen=True)
+class LanguageJob:
+    """What to train, on what, where.  texts: the user's files or folders; none for docstrings."""
+
+    out: Path
+    preset: str = "mini"
+    texts: Sequence[str] = ()
+    plan: Plan = Plan()
+    device: str = "cpu"
+    resume: bool = False
+
+
+def check_directory(out: Path, resume: bool) -> None:
+    """CheckpointError unless `out` is new and can be made, or is a run to resume."""
+    is_run = (out / "checkpoints").is_dir()
+    if resume and not is_run:
+        raise CheckpointError(f"{out}: no run to resume, expected a folder with checkpoints")
+    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        hint = " or resume this run" if is_run else ""
+        raise CheckpointError(f"{out}: exists and is not empty; name another directory{hint}")
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise CheckpointError(f"{out}: cannot be written, {nearest} is no directory to write into")
+
+
+def free_directory(wanted: Path) -> Path:
+    """`wanted`, or wanted-2, wanted-3, … if it is taken."""
+    number, path = 2, wanted
+    while path.exists():
+        path, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+    return path
+
+
+def store_job(job: LanguageJob) -> None:
+    """run.json: what `stored_job` reads."""
+    facts = {
+        "preset": job.preset,
+        "texts": [os.path.abspath(text) for text in job.texts],
+        "plan": asdict(job.plan),
+    }
+    with atomic_write(job.out / "run.json", "w") as file:
+        json.dump(facts, file, indent=1)
+
+
+def stored_job(
+    out: Path, preset: str | None, texts: Sequence[str], changes: dict[str, Any], device: str
+) -> LanguageJob:
+    """The job that began the run in `out`, to be resumed; what is given now comes first.
+
+    A run killed before it wrote run.json has only what is given. CheckpointError for a damaged one.
+    """
+    file, stored = out / "run.json", {}
+    if file.exists():
+        stored = read_json(file)
+        if not isinstance(stored, dict) or not isinstance(stored.get("plan", {}), dict):
+            raise CheckpointError(f"{file}: not what a run wrote")
+    try:
+        plan = Plan(**{**stored.get("plan", {}), **changes})
+        found = [str(text) for text in texts or stored.get("texts", [])]
+    except TypeError:
+        raise CheckpointError(f"{file}: not what a run wrote") from None
+    preset = preset or stored.get("preset", "mini")
+    return LanguageJob(out, preset, found, plan, device, resume=True)
