@@ -41,7 +41,8 @@ def probabilities(
     z = logits.astype(np.float64)
     if temperature == 0:
         return (np.arange(z.shape[-1]) == z.argmax(-1)[:, None]).astype(np.float64)
-    p = np.exp((z - z.max(-1, keepdims=True)) / temperature)  # in this order: 1e-300 is one too
+    with np.errstate(over="ignore"):  # a gap over a tiny temperature is −∞, and its p is 0
+        p = np.exp((z - z.max(-1, keepdims=True)) / temperature)
     p /= p.sum(-1, keepdims=True)
     if (top_k is None or top_k >= p.shape[-1]) and top_p >= 1:
         return p

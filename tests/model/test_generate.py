@@ -61,7 +61,7 @@ def test_the_law_is_temperature_then_top_k_then_top_p(
 def test_extremes_of_temperature_and_logits():
     z = np.array([[1.0, 3.0, 2.0, 3.0]])
     assert probabilities(z, 0).tolist() == [[0, 1, 0, 0]]  # of equal ones the first
-    for tiny in (1e-300, 1e-9):
+    for tiny in (5e-324, 1e-308, 1e-9):
         assert probabilities(z, tiny).tolist() == [[0, 0.5, 0, 0.5]]
     assert np.allclose(probabilities(z, 1e9), 0.25)
     wide = np.array([[1e4, -1e4, 0.0]], np.float32)
@@ -267,6 +267,20 @@ def test_a_step_reads_one_token_per_row_absorbed_and_alone_on_its_thread(monkeyp
     generate(model, draw_ids(NANO, 0, 1, 30), 4)
     assert fed == [((1, 30), False, None)] + [((1, 1), True, None)] * 3
     assert alone == [1, 2, 3]
+
+
+def test_padding_of_prompts_is_routed_nowhere(monkeypatch):
+    """Two experts for each of 5 + 2 + 1 prompt tokens, then for each row's new one."""
+    loads, hidden = [], DeepSeekV3.hidden
+
+    def counted(*args):
+        h, routings = hidden(*args)
+        loads.append(sum(routings[0].counts))
+        return h, routings
+
+    monkeypatch.setattr(DeepSeekV3, "hidden", counted)
+    generate(build(NANO), draw_ids(NANO, 0, 3, 5), 2, pad_token_id=0, lengths=[5, 2, 1])
+    assert loads == [2 * 8, 2 * 3]
 
 
 def test_the_cache_is_reserved_once(monkeypatch):
