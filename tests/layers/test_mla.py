@@ -1,6 +1,7 @@
 """Multi-head latent attention: both forms, the cache, positions, and what it is a case of."""
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from minideepseek.autograd.engine import Parameter, Tensor, no_grad, watch
 from minideepseek.autograd.gradcheck import gradcheck
 from minideepseek.errors import InputError
 from minideepseek.layers.mla import DeepSeekAttention, MultiHeadLatentAttention
+from minideepseek.layers.module import Init
 from minideepseek.model.config import DeepSeekV3Config
 from tests.layers import plain
 from tests.layers.common import forget, gradients, layer, normal, relative, seeds
@@ -67,6 +69,23 @@ def test_the_rotated_key_comes_from_the_hidden_state_one_for_all_heads(absorbed)
     shuffled = x[:, [3, 1, 0, 4, 2, 5]]
     last = [run(module, a, absorbed=absorbed)[0, -1] for a in (x, shuffled)]
     assert np.allclose(*last, atol=1e-12)
+
+
+@given(configs(), seeds, st.integers(2, 5))
+def test_half_split_weights_are_interleaved_ones_with_their_rows_permuted(config, seed, tokens):
+    """Rows of the rotary parts of queries and key, evens first, then odds; nothing else."""
+    dn, r, latent = config.qk_nope_head_dim, config.qk_rope_head_dim, config.kv_lora_rank
+    evens_odds = [*range(0, r, 2), *range(1, r, 2)]
+    pairs, split = (attention(replace(config, rope_interleave=b), seed) for b in (True, False))
+    x = normal(seed, 1, tokens, config.hidden_size)
+    q_name = "q_proj.weight" if config.q_lora_rank is None else "q_b_proj.weight"
+    for name, width, before in ((q_name, dn + r, dn),
+                                ("kv_a_proj_with_mqa.weight", latent + r, latent),
+                                ("kv_a_proj_with_mqa.bias", latent + r, latent)):  # fmt: skip
+        if name in split.state_dict():
+            rows = split.state_dict()[name].reshape(-1, width, *split.state_dict()[name].shape[1:])
+            rows[:, before:] = rows[:, before:][:, evens_odds]
+    assert relative(run(split, x), run(pairs, x)) < 1e-12
 
 
 @given(configs(), seeds, st.integers(3, 6), st.booleans())
@@ -187,6 +206,19 @@ def test_the_future_never_changes_the_past(absorbed, config, seed, data):
     assert not p.grad[:, t + 1 :].any() and p.grad[:, t].any()
 
 
+@pytest.mark.parametrize("pieces", [[130], [3, 127], [64, 65, 1], [66, 64]], ids=str)
+@both_forms
+def test_blocks_of_queries_see_all_that_lies_before_them(absorbed, pieces):
+    """Attention works through 64 queries at a time; one token at a time there are no blocks."""
+    config = DeepSeekV3Config.preset("nano", max_position_embeddings=130)
+    module, x = attention(config), normal(0, 2, 130, 32)
+    one, many = module.new_cache(2, 130), module.new_cache(2, 130)
+    steps = [run(module, x[:, t : t + 1], one, absorbed=True) for t in range(130)]
+    ends = [0, *itertools.accumulate(pieces)]
+    parts = [run(module, x[:, a:b], many, absorbed=absorbed) for a, b in itertools.pairwise(ends)]
+    assert relative(np.concatenate(parts, 1), np.concatenate(steps, 1)) < 1e-11
+
+
 @both_forms
 @given(configs(), seeds, st.integers(1, 6))
 def test_rows_of_a_batch_do_not_meet(absorbed, config, seed, tokens):
@@ -285,15 +317,13 @@ def test_the_core_caches_the_latent_alone():
 def test_float32_stays_float32_and_is_near_float64():
     module, x = attention(NANO), normal(0, 2, 9, 32)
     exact = run(module, x)
-    half = scrambled_float32(module)
+    single = in_float32(module)
     for absorbed in (False, True):
-        y = run(half, x.astype(np.float32), absorbed=absorbed)
+        y = run(single, x.astype(np.float32), absorbed=absorbed)
         assert y.dtype == np.float32 and relative(y, exact) < 1e-5
 
 
-def scrambled_float32(module):
-    from minideepseek.layers.module import Init
-
+def in_float32(module):
     other = DeepSeekAttention(NANO, Init(None, 0.0))
     other.load_state_dict(module.state_dict())
     return other
@@ -317,7 +347,7 @@ def test_a_cache_that_does_not_fit_is_refused_and_unchanged(shape, dtype, senten
     run(module, normal(0, 2, 4, 32), cache)
     held = cache.data.copy()
     if dtype == np.float32:
-        module = scrambled_float32(module)
+        module = in_float32(module)
     with pytest.raises(InputError, match=f"^{sentence}$"):
         run(module, normal(0, *shape).astype(dtype), cache)
     assert cache.lengths.tolist() == [4, 4] and np.array_equal(cache.data, held)

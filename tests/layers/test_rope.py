@@ -30,9 +30,10 @@ def rotaries(draw, **fixed):
     scaling, positions = draw(rope_scalings())
     if scaling is not None:
         scaling = {"beta_fast": 32.0, "beta_slow": 1.0, **scaling}
+        scaling["original_max_position_embeddings"] = draw(st.sampled_from([16, 64, 512, 4096]))
     fields = {
         "qk_nope_head_dim": draw(st.integers(1, 5)),
-        "qk_rope_head_dim": draw(st.sampled_from([2, 4, 6, 16])),
+        "qk_rope_head_dim": draw(st.sampled_from([2, 4, 6, 16, 64])),
         "rope_theta": draw(st.sampled_from([10000.0, 500.0, 7.5])),
         "rope_interleave": draw(st.booleans()),
         "rope_scaling": scaling,
@@ -176,6 +177,7 @@ def test_v3s_numbers():
     by = [a / b for a, b in zip(plain_rates, inverse_frequencies(V3), strict=True)]
     assert by[:11] == [1.0] * 11 and by[11] > 1.01
     assert by[22] < 39 and by[23:] == pytest.approx([40.0] * 9)
+    assert inverse_frequencies(V3) == pytest.approx(plain.positions(V3)[0], rel=1e-13)
     assert attention_factor(V3) == 1.0
     assert softmax_scale(V3) == pytest.approx(192**-0.5 * (0.1 * math.log(40) + 1) ** 2)
     assert softmax_scale(V3) == pytest.approx(0.13523, abs=5e-6)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minideepseek.autograd import backend
-from minideepseek.autograd.engine import no_grad
+from minideepseek.autograd.engine import DEBUG, no_grad
 from minideepseek.errors import InputError
 from minideepseek.layers.moe import update_bias
 from minideepseek.model.config import DeepSeekV3Config
@@ -25,6 +25,7 @@ from tests.strategies import configs
 standin.install()
 NANO = DeepSeekV3Config.preset("nano", num_nextn_predict_layers=2)
 loud = configs(aux_loss_alpha=0.5)
+counted = pytest.mark.skipif(DEBUG, reason="the debug checks read every output")
 
 
 def both(config, seed=0):
@@ -134,6 +135,7 @@ def test_a_cache_is_cut_and_selected():
 # -------------------------------------------------------------------------------------------- reads
 
 
+@counted
 def test_a_step_reads_the_counts_of_each_moe_layer_and_the_loss():
     """Three MoE layers (two of them modules'), with padding too; ids and mask go up, once each."""
     _, there = both(NANO)
@@ -163,6 +165,7 @@ class Loader:
         return draw_ids(NANO, 3, 2, 9)
 
 
+@counted
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_a_trainers_step_reads_its_metrics_at_once(accumulate):
     _, there = both(NANO)
@@ -174,6 +177,7 @@ def test_a_trainers_step_reads_its_metrics_at_once(accumulate):
     assert uploads == accumulate + 3  # the batches, and a step for each bias
 
 
+@counted
 def test_decoding_reads_the_logits_of_a_step_and_its_counts():
     _, there = both(NANO)
     ids = draw_ids(NANO, 0, 2, 5)
@@ -182,6 +186,7 @@ def test_decoding_reads_the_logits_of_a_step_and_its_counts():
     assert np.subtract(more, few).tolist() == [5 * 2, 5]  # one MoE layer and the logits; the tokens
 
 
+@counted
 def test_evaluation_reads_one_number():
     _, there = both(NANO)
     ids = draw_ids(NANO, 0, 2, 9)

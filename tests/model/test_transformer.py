@@ -337,6 +337,21 @@ def test_float32_is_near_float64(config, seed):
     }
 
 
+@given(configs(), seeds, st.integers(1, 4))
+@settings(max_examples=20)
+def test_float32_decoding_is_near_one_pass(config, seed, first):
+    """Routing compared first: at a hair's breadth another expert may be chosen."""
+    model, ids = scramble(DeepSeekV3.empty(config), seed), draw_ids(config, seed, 2, 7)
+    whole, cache, parts = logits(model, ids), model.new_cache(2, 7), []
+    for a, b in ((0, first), (first, first + 1), (first + 1, 7)):
+        with no_grad():
+            h, routings = model.hidden(ids[:, a:b], cache)
+        parts.append(model.logits(h).data)
+        for one, every in zip(routings, routing_of(model, ids), strict=True):
+            assume(np.array_equal(one.indices.reshape(2, b - a, -1), every[:, a:b]))
+    assert relative(np.concatenate(parts, 1), whole) < 1e-4
+
+
 def test_first_weights_come_from_the_generator_alone():
     state = np.random.get_state()[1].copy()  # noqa: NPY002
     first = DeepSeekV3(NANO).state_dict()
