@@ -95,7 +95,7 @@ def test_permuting_the_past_changes_the_output(config, seed, tokens, absorbed):
     x = normal(seed, 1, tokens, config.hidden_size)
     module, core = attention(config, seed), layer(MultiHeadLatentAttention, config, seed=seed)
     last = [run(module, a, absorbed=absorbed)[0, -1] for a in (x, x[:, order])]
-    assert relative(*last) > 1e-7
+    assert relative(*last) > 1e-11  # slow pairs turn by little; without positions it is 1e-15
     last = [run(core, a, absorbed=absorbed)[0, -1] for a in (x, x[:, order])]
     assert relative(*last) < 1e-9
 
