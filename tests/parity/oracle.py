@@ -101,16 +101,20 @@ def logits(oracle: Oracle, ids: np.ndarray) -> np.ndarray:
 
 def mtp_logits(oracle: Oracle, ids: np.ndarray) -> list[np.ndarray]:
     """Logits of each MTP module k = 1 … D, (B, T − k, V); slot i sees the tokens up to i + k."""
-    tokens, found = torch.from_numpy(ids), []
     with torch.no_grad():
+        tokens = torch.from_numpy(ids)
         hidden = oracle.model.model(tokens).last_hidden_state  # after the final norm
-        for k in range(1, len(oracle.mtp.layers) + 1):
-            positions = torch.arange(k, ids.shape[1])[None]
-            hidden = oracle.mtp.forward_layer(
-                k - 1, hidden[:, :-1], positions, None, input_ids=tokens[:, k:]
-            )
-            found.append(oracle.mtp.shared_head(hidden).numpy())
-    return found
+        return [logits.numpy() for logits in after_main(oracle, hidden, tokens)]
+
+
+def after_main(oracle: Oracle, hidden: Any, tokens: Any) -> Iterator[Any]:
+    """Each MTP module's logits, given the main model's states of all the tokens: torch tensors."""
+    for k in range(1, len(oracle.mtp.layers) + 1 if oracle.mtp else 1):
+        positions = torch.arange(k, tokens.shape[1])[None]
+        hidden = oracle.mtp.forward_layer(
+            k - 1, hidden[:, :-1], positions, None, input_ids=tokens[:, k:]
+        )
+        yield oracle.mtp.shared_head(hidden)
 
 
 def routing(oracle: Oracle, ids: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -133,18 +137,25 @@ def routing(oracle: Oracle, ids: np.ndarray) -> list[tuple[np.ndarray, np.ndarra
 
 
 def gradients(oracle: Oracle) -> dict[str, np.ndarray]:
-    """The main model's gradients under checkpoint names, the stacked experts taken apart."""
-    found = {}
-    for name, parameter in oracle.model.named_parameters():
-        array = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        if ".mlp.experts." in name:
-            found |= _per_expert(name, array.numpy())
-        else:
-            found[name] = array.numpy()
+    """Every gradient under its checkpoint name, the stacked experts taken apart."""
+    parameters = dict(oracle.model.named_parameters())
+    for name, parameter in oracle.mtp.named_parameters() if oracle.mtp else ():
+        if name.startswith("layers."):  # embedding and head are the main model's
+            k, rest = name.removeprefix("layers.").split(".", 1)
+            rest = rest.removeprefix("mtp_block.").replace("post_norm.", "shared_head.norm.")
+            layer = oracle.model.config.num_hidden_layers + int(k)
+            parameters[f"model.layers.{layer}.{rest}"] = parameter
+    found: dict[str, np.ndarray] = {}
+    for name, parameter in parameters.items():
+        grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        found |= per_expert(name, grad.numpy())
     return found
 
 
-def _per_expert(name: str, stacked: np.ndarray) -> dict[str, np.ndarray]:
+def per_expert(name: str, stacked: np.ndarray) -> dict[str, np.ndarray]:
+    """A stack of experts under the names that each has in a checkpoint; others as they are."""
+    if ".mlp.experts." not in name:
+        return {name: stacked}
     prefix, kind = name.rsplit(".", 1)
     if kind == "down_proj":  # [E, d, m]
         return {f"{prefix}.{e}.down_proj.weight": array for e, array in enumerate(stacked)}

@@ -17,19 +17,11 @@ from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.layout import tensor_shapes
 from tests.parity import oracle
 from tests.parity.oracle import torch, transformers
+from tests.parity.pairs import draw_ids, relative
 from tests.strategies import configs
 
 pytestmark = pytest.mark.parity
 State = dict[str, np.ndarray]
-
-
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference, relative to the largest |expected|."""
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
-
-
-def draw_ids(config: DeepSeekV3Config, seed: int, shape: tuple[int, int] = (2, 9)) -> np.ndarray:
-    return np.random.default_rng(seed + 1).integers(0, config.vocab_size, shape)
 
 
 # ------------------------------------------------------------------------------- a page of NumPy

@@ -1,0 +1,159 @@
+"""Our model and transformers', side by side with the same weights, and how to compare them.
+
+A pair goes the way a user goes: our model is saved by `save_pretrained`, and transformers opens the
+directory. Inside `oracle.lifted_casts()` a float64 pair computes in float64 on both sides.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from hypothesis import strategies as st
+
+from minideepseek.autograd.engine import no_grad
+from minideepseek.layers.moe import Routing
+from minideepseek.model.config import DeepSeekV3Config
+from minideepseek.model.layout import tensor_shapes
+from minideepseek.model.transformer import DeepSeekV3
+from tests.parity import oracle
+from tests.parity.oracle import torch
+from tests.strategies import configs
+
+TIE = 1e-4  # scores of the router are from 0 to 1; float32 knows them to about 1e-6
+
+
+Arrays = Mapping[str, np.ndarray]
+Exact = Callable[[], Arrays] | None
+
+
+class Pair(NamedTuple):
+    """The same function twice."""
+
+    ours: DeepSeekV3
+    theirs: oracle.Oracle
+
+
+def our_model(config: DeepSeekV3Config, seed: int, dtype: str = "float32") -> DeepSeekV3:
+    """A model with nothing at its initial value, the same in both dtypes: `oracle.random_state`."""
+    model = DeepSeekV3.empty(config, dtype)
+    state, own = oracle.random_state(config, seed), model.state_dict()
+    for name, _ in tensor_shapes(config):
+        own[name][...] = state[name]  # copies of embedding and head are views of them
+    return model
+
+
+def make_pair(config: DeepSeekV3Config, seed: int, dtype: str = "float32") -> Pair:
+    """Our model with weights drawn from `seed`, and what transformers makes of its directory."""
+    ours = our_model(config, seed, dtype)
+    return Pair(ours, reopened(ours))
+
+
+def reopened(ours: DeepSeekV3) -> oracle.Oracle:
+    """What transformers makes of the directory that our model writes, in the same dtype."""
+    dtype = getattr(torch, ours.model.norm.weight.dtype.name)
+    with tempfile.TemporaryDirectory() as folder:
+        ours.save_pretrained(f"{folder}/model")
+        return oracle.open_directory(f"{folder}/model", ours.config, dtype)
+
+
+def draw_ids(config: DeepSeekV3Config, seed: int, shape: tuple[int, int] = (2, 9)) -> np.ndarray:
+    """Random tokens (B, T)."""
+    return np.random.default_rng(seed + 1).integers(0, config.vocab_size, shape)
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference, relative to the largest |expected|."""
+    assert found.shape == expected.shape, (found.shape, expected.shape)
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def assert_alike(found: Arrays, expected: Arrays, tolerance: float, exact: Exact = None) -> None:
+    """Every array within `tolerance`, relative to its largest |expected|.
+
+    An array that is nearly zero beside the others is measured at a thousandth of the largest: what
+    is in it is the rounding of larger numbers. exact() is asked only where that fails: the draw may
+    be one that magnifies rounding, and then three times transformers' own error is allowed.
+    """
+    assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
+    errors = _errors(found, expected)
+    worst = max(errors, key=errors.__getitem__)
+    if errors[worst] >= tolerance:
+        rounding = 0.0 if exact is None else max(_errors(expected, exact()).values())
+        assert errors[worst] < 3 * rounding, (worst, errors[worst], rounding)
+
+
+def _errors(found: Arrays, expected: Arrays) -> dict[str, float]:
+    sizes = {name: float(np.abs(array).max()) for name, array in expected.items()}
+    least = 1e-3 * max(sizes.values())
+    return {
+        name: float(np.abs(found[name] - array).max()) / max(sizes[name], least)
+        for name, array in expected.items()
+    }
+
+
+def our_logits(model: DeepSeekV3, ids: np.ndarray) -> np.ndarray:
+    """(B, T, V) logits of the main model."""
+    with no_grad():
+        return model(ids).numpy()
+
+
+def same_routing(pair: Pair, ids: np.ndarray) -> bool:
+    """Whether both send every token to the same experts.
+
+    Choosing is discontinuous: where two experts are nearly tied, rounding decides. A difference
+    fails the test unless it begins at such a token; what follows then cannot be compared.
+    """
+    with no_grad():
+        ours = pair.ours.hidden(ids)[1]
+    theirs = oracle.routing(pair.theirs, ids)
+    assert len(ours) == len(theirs) == pair.ours.config.num_moe_layers
+    for routing, (indices, _), router in zip(ours, theirs, pair.ours.routers, strict=False):
+        differ = (np.sort(routing.indices, axis=-1) != indices).any(-1)
+        if differ.any():
+            margins = _margins(pair.ours.config, routing, router.e_score_correction_bias)
+            assert (margins[differ] < TIE).all(), (margins[differ], routing.indices[differ])
+            return False
+    return True
+
+
+def _margins(config: DeepSeekV3Config, routing: Routing, bias: np.ndarray) -> np.ndarray:
+    """(N,) by how little each token's choice was made: of groups, then of experts."""
+    biased = routing.scores.numpy() + bias
+    groups = np.sort(biased.reshape(len(biased), config.n_group, -1), axis=-1)
+    two_best, margins = groups[..., -2:].sum(-1), np.full(len(biased), np.inf)
+    kept = np.sort(two_best, axis=-1)[:, ::-1]
+    if config.topk_group < config.n_group:
+        margins = kept[:, config.topk_group - 1] - kept[:, config.topk_group]
+        dropped = (two_best < kept[:, config.topk_group - 1, None])[..., None]
+        groups = np.where(dropped, -np.inf, groups)
+    ranked = np.sort(groups.reshape(biased.shape), axis=-1)[:, ::-1]
+    k = config.num_experts_per_tok
+    if k < ranked.shape[1]:
+        margins = np.minimum(margins, ranked[:, k - 1] - ranked[:, k])
+    return margins
+
+
+def our_gradients(model: DeepSeekV3) -> dict[str, np.ndarray]:
+    """The gradients under checkpoint names, the stacked experts taken apart."""
+    found: dict[str, np.ndarray] = {}
+    for name, parameter in model.named_parameters():
+        grad: Any = parameter.grad
+        array = np.zeros_like(parameter.data) if grad is None else grad
+        found |= oracle.per_expert(name, array)
+    return found
+
+
+@st.composite
+def roomy_configs(draw: st.DrawFn, **fixed: Any) -> DeepSeekV3Config:
+    """`configs()` in which no norm is taken of fewer than four numbers: for float32.
+
+    A few numbers are nearly zero together often enough, and their norm then magnifies rounding a
+    thousandfold; the norm of one number is its sign. Float64 has room for those too.
+    """
+    wide = {
+        "hidden_size": draw(st.integers(8, 24)),
+        "kv_lora_rank": draw(st.integers(4, 12)),
+        "q_lora_rank": draw(st.none() | st.integers(4, 12)),
+    }
+    return draw(configs(**(wide | fixed)))
