@@ -114,8 +114,8 @@ def attention(c: Any, w: State, x: np.ndarray, segments: Sequence[int] | None = 
 # ----------------------------------------------------------------------------------------- experts
 
 
-def route(scores: Sequence[float], bias: Sequence[float], k: int, groups: int, kept: int) -> list:
-    """The experts of one token, best first, ties to the lower index."""
+def route(scores: Any, bias: Any, k: int, groups: int, kept: int) -> list[int]:
+    """The experts of one token, best first, ties to the lower index.  scores, bias (E,)."""
     biased = [s + b for s, b in zip(scores, bias, strict=True)]
     size = len(biased) // groups
     worth = []
