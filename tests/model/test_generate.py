@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minideepseek.autograd import backend
-from minideepseek.autograd.engine import no_grad, watch
+from minideepseek.autograd.engine import Tensor, no_grad, ops, watch
 from minideepseek.errors import InputError
 from minideepseek.model.config import DeepSeekV3Config
-from minideepseek.model.generate import draw, generate, probabilities, stream
+from minideepseek.model.generate import draw, generate, next_logits, probabilities, stream
 from minideepseek.model.transformer import DeepSeekV3
 from tests.layers.common import build, draw_ids, seeds
 from tests.strategies import configs
@@ -158,6 +158,20 @@ def test_sampling_draws_what_whole_passes_would(config, seed, law):
     out = generate(model, ids, 5, *law, rng=np.random.default_rng(seed))
     expected = plain_generate(model, ids[0], 5, law, np.random.default_rng(seed))
     assert out[0].tolist() == expected
+
+
+@given(configs(), seeds, st.lists(st.integers(1, 4), min_size=1, max_size=3))
+def test_log_probabilities_of_sampling_are_those_of_training(config, seed, lengths):
+    """To 1e-10 in float64: a ratio of the two is 1 but for rounding."""
+    model, ends, rows = build(config, seed), np.array(lengths), range(len(lengths))
+    ids = draw_ids(config, seed, len(lengths), max(lengths) + 3)
+    with no_grad():
+        whole = ops.log_softmax(model(ids)).data
+    cache, feed, counts = model.new_cache(len(lengths), 1), ids[:, : max(lengths)], ends
+    for _ in range(3):
+        found = ops.log_softmax(Tensor(next_logits(model, feed, cache, counts))).data
+        assert np.abs(found - whole[rows, ends - 1]).max() < 1e-10
+        feed, counts, ends = ids[rows, ends][:, None], np.ones_like(ends), ends + 1
 
 
 @given(configs(), seeds, st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 4))
