@@ -95,6 +95,7 @@ def test_every_expert_learns(dtype: str) -> None:
         num_nextn_predict_layers=2,
         aux_loss_alpha=0.0,
         pad_token_id=None,  # see below
+        num_experts_per_tok=4,
         tie_word_embeddings=True,
         attention_bias=True,
         norm_topk_prob=False,
