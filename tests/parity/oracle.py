@@ -118,7 +118,10 @@ def after_main(oracle: Oracle, hidden: Any, tokens: Any) -> Iterator[Any]:
 
 
 def routing(oracle: Oracle, ids: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Per MoE layer (indices, weights), (B·T, K) each, with the indices ascending in each row."""
+    """Per MoE layer (indices, weights), (B·T, K) each, with the indices ascending in each row.
+
+    The MTP modules' come last; module k routes B·(T − k) tokens.
+    """
     found: list[tuple[np.ndarray, np.ndarray]] = []
 
     def keep(_module: Any, _inputs: Any, output: Any) -> None:
@@ -126,10 +129,12 @@ def routing(oracle: Oracle, ids: np.ndarray) -> list[tuple[np.ndarray, np.ndarra
         order = indices.argsort(dim=-1)
         found.append((indices.gather(1, order).numpy(), weights.gather(1, order).numpy()))
 
-    layers = [layer.mlp for layer in oracle.model.model.layers if hasattr(layer.mlp, "gate")]
-    hooks = [mlp.gate.register_forward_hook(keep) for mlp in layers]
+    blocks = list(oracle.model.model.layers)
+    blocks += [layer.mtp_block for layer in oracle.mtp.layers] if oracle.mtp else []
+    gates = [block.mlp.gate for block in blocks if hasattr(block.mlp, "gate")]
+    hooks = [gate.register_forward_hook(keep) for gate in gates]
     try:
-        logits(oracle, ids)
+        mtp_logits(oracle, ids)  # which runs the main model first
     finally:
         for hook in hooks:
             hook.remove()

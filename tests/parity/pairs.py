@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
-from minideepseek.autograd.engine import no_grad
+from minideepseek.autograd.engine import Tensor, no_grad
 from minideepseek.layers.moe import Routing
 from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.layout import tensor_shapes
@@ -98,6 +98,15 @@ def our_logits(model: DeepSeekV3, ids: np.ndarray) -> np.ndarray:
         return model(ids).numpy()
 
 
+def our_depths(model: DeepSeekV3, h: Tensor, ids: np.ndarray) -> list[tuple[Tensor, Routing]]:
+    """Of each MTP module k = 1 … D the states (B, T − k, d) before the head, and its routing.
+
+    h (B, T, d): the main model's states of ids. Slot i sees the tokens up to i + k.
+    """
+    unused = ids[:, :1]  # of the last slot a loss would want the token that follows
+    return model.mtp(h, np.concatenate([ids, unused], axis=1), model.model.embed_tokens)
+
+
 def same_routing(pair: Pair, ids: np.ndarray) -> bool:
     """Whether both send every token to the same experts.
 
@@ -105,10 +114,10 @@ def same_routing(pair: Pair, ids: np.ndarray) -> bool:
     fails the test unless it begins at such a token; what follows then cannot be compared.
     """
     with no_grad():
-        ours = pair.ours.hidden(ids)[1]
+        h, ours = pair.ours.hidden(ids)
+        ours += [routing for _, routing in our_depths(pair.ours, h, ids)]
     theirs = oracle.routing(pair.theirs, ids)
-    assert len(ours) == len(theirs) == pair.ours.config.num_moe_layers
-    for routing, (indices, _), router in zip(ours, theirs, pair.ours.routers, strict=False):
+    for routing, (indices, _), router in zip(ours, theirs, pair.ours.routers, strict=True):
         differ = (np.sort(routing.indices, axis=-1) != indices).any(-1)
         if differ.any():
             margins = _margins(pair.ours.config, routing, router.e_score_correction_bias)
