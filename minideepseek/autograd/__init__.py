@@ -8,6 +8,7 @@ Read in this order:
     tensor       an array and its place on the tape; Parameters
     debug        what MINIDEEPSEEK_DEBUG=1 checks
     primitives   the elementary ones: + × @ exp sum reshape take …
+    products     matrix products by blocks, for the threads to share
     fused        linear, rms_norm, swiglu, rope, cross-entropy in one walk over memory
     attention    causal attention that never holds a T × S matrix
     experts      the routed experts' product on tokens sorted by expert

@@ -299,38 +299,6 @@ def parallel_for(body: Callable[[Any], None], blocks: Sequence[Any]) -> None:
         raise failures[0]
 
 
-def matmul_rows(a: Array, b: Array, out: Array, rows: int = 512) -> Array:
-    """out = a @ b for 2-D arrays, by blocks of rows of `a`. Returns `out`."""
-    xp = xp_of(a, b)
-    if xp is not numpy or a.shape[0] <= rows:
-        return xp.matmul(a, b, out=out)
-    blocks = [slice(i, i + rows) for i in range(0, a.shape[0], rows)]
-    parallel_for(lambda s: numpy.matmul(a[s], b, out=out[s]), blocks)
-    return out
-
-
-def matmul_tokens(a: Array, b: Array, tokens: int = 1024) -> Array:
-    """aᵀ b for a (n, p) and b (n, q): a weight gradient, summed over n in blocks of `tokens`.
-
-    The blocks' products are added in block order, whatever thread made them.
-    """
-    xp, n = xp_of(a, b), a.shape[0]
-    if xp is not numpy or n <= tokens:
-        return xp.matmul(a.T, b)
-    starts = list(range(0, n, tokens))
-    parts = numpy.empty((len(starts), a.shape[1], b.shape[1]), numpy.result_type(a, b))
-
-    def body(i: int) -> None:
-        s = slice(starts[i], starts[i] + tokens)
-        numpy.matmul(a[s].T, b[s], out=parts[i])
-
-    parallel_for(body, range(len(starts)))
-    total = parts[0].copy()
-    for part in parts[1:]:
-        total += part
-    return total
-
-
 # -------------------------------------------------------------------------------- time and memory
 
 

@@ -17,15 +17,9 @@ from __future__ import annotations
 
 import math
 
-from minideepseek.autograd.backend import (
-    Array,
-    matmul_rows,
-    matmul_tokens,
-    parallel_for,
-    row_blocks,
-    xp_of,
-)
+from minideepseek.autograd.backend import Array, parallel_for, row_blocks, xp_of
 from minideepseek.autograd.engine import primitive
+from minideepseek.autograd.products import matmul_rows, matmul_tokens
 
 
 def rows_of(x: Array) -> Array:

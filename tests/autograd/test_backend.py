@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minideepseek.autograd import backend
+from minideepseek.autograd.products import matmul_rows, matmul_tokens
 from minideepseek.errors import InputError
 
 from .strategies import seeds, using_threads
@@ -180,8 +181,8 @@ def test_blocked_products_equal_plain_ones_for_any_threads(rows):
     for count in (1, 2, 3):
         with using_threads(count):
             out = np.full((rows, 2), np.nan)
-            assert backend.matmul_rows(a, b, out) is out
-            results.append((out, backend.matmul_tokens(a, g)))
+            assert matmul_rows(a, b, out) is out
+            results.append((out, matmul_tokens(a, g)))
     for out, weight in results:
         np.testing.assert_array_equal(out, results[0][0])
         np.testing.assert_array_equal(weight, results[0][1])
