@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,17 @@ class Theirs:
         return out.logits[:, 0].numpy()
 
     def decode(self, ids: np.ndarray, new: int) -> list:
+        out = self.model.generate(
+            self.torch.from_numpy(ids),
+            max_new_tokens=new,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        return out[:, ids.shape[1] :].T.tolist()
+
+    def bare_decode(self, ids: np.ndarray, new: int) -> list:
+        """Its forward in a loop, without what `generate` does around it: a harder opponent."""
         with self.torch.no_grad():
             x, cache, made = self.torch.from_numpy(ids), None, []
             for _ in range(new):
@@ -126,23 +138,23 @@ class Theirs:
         return made
 
 
-def race(sides: list[Any], work: Callable[[Any], Any], repeats: int) -> list[float]:
-    """Median seconds per side; the sides take turns. The first round only warms up."""
-    times: list[list[float]] = [[] for _ in sides]
+def race(works: list[Callable[[], Any]], repeats: int) -> list[float]:
+    """Median seconds of each; they take turns. The first round only warms up."""
+    times: list[list[float]] = [[] for _ in works]
     for i in range(repeats + 1):
-        for side, kept in zip(sides, times, strict=True):
+        for work, kept in zip(works, times, strict=True):
             began = time.perf_counter()
-            work(side)
+            work()
             if i:
                 kept.append(time.perf_counter() - began)
     return [statistics.median(kept) for kept in times]
 
 
 def report(label: str, seconds: list[float], tokens: int) -> None:
-    """One line: tokens per second of each side, and how many times faster ours is."""
-    rates = [f"{tokens / s:10,.0f}" for s in seconds]
-    ratio = f"{seconds[1] / seconds[0]:6.2f}×" if len(seconds) > 1 else ""
-    print(f"{label:34}{'  '.join(rates)}  tokens/s  {ratio}", flush=True)
+    """One line: tokens per second of each, and how many times faster ours is than the others."""
+    rates = "".join(f"{tokens / s:11,.0f}" for s in seconds)
+    ratios = "".join(f"{s / seconds[0]:8.2f}×" for s in seconds[1:])
+    print(f"{label:26}{rates} tokens/s{ratios}", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -163,12 +175,12 @@ def main(arguments: list[str] | None = None) -> None:
         sides.append(Theirs(model, options.threads))
     except ImportError:
         print("torch or transformers is not installed: our side alone", file=sys.stderr)
-    print(f"{options.preset}, {options.threads} threads      " + "  ".join(s.name for s in sides))
+    print(f"{options.preset}, {options.threads} threads: " + ", ".join(s.name for s in sides))
 
     ids = rng.integers(0, config.vocab_size, (BATCH, TOKENS + 1))
     losses = [side.train(ids) for side in sides]
     print(f"first loss of each side: {', '.join(f'{x:.6f}' for x in losses)}")
-    seconds = race(sides, lambda side: side.train(ids), options.repeats)
+    seconds = race([partial(side.train, ids) for side in sides], options.repeats)
     report(f"training step, {BATCH} × {TOKENS}", seconds, BATCH * TOKENS)
     rate = sgemm_rate()
     work = 3 * flops_per_token(config, (TOKENS + 1) / 2) * BATCH * TOKENS
@@ -178,13 +190,16 @@ def main(arguments: list[str] | None = None) -> None:
     )
     rows, length = PREFILL
     prompt = rng.integers(0, config.vocab_size, PREFILL)
-    seconds = race(sides, lambda side: side.prefill(prompt), options.repeats)
+    seconds = race([partial(side.prefill, prompt) for side in sides], options.repeats)
     report(f"prefill, {rows} × {length}", seconds, rows * length)
     for batch in (1, 64) if options.decode else ():
         prompt = rng.integers(0, config.vocab_size, (batch, PROMPT))
-        repeats = max(1, options.repeats // 3)
-        seconds = race(sides, lambda side, p=prompt: side.decode(p, options.decode), repeats)
+        works = [partial(side.decode, prompt, options.decode) for side in sides]
+        works += [partial(side.bare_decode, prompt, options.decode) for side in sides[1:]]
+        seconds = race(works, max(1, options.repeats // 2))
         report(f"greedy decoding, batch {batch}", seconds, batch * options.decode)
+    if len(sides) > 1 and options.decode:
+        print("  decoding beside transformers' generate(), then beside its bare forward in a loop")
 
 
 if __name__ == "__main__":
