@@ -53,6 +53,7 @@ tokens are those of DeepSeek-V3's and R1's `tokenizer.json`.
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -87,7 +88,7 @@ def byte_characters() -> list[str]:
     return [chr(b) if b in shown else chr(0x100 + hidden.index(b)) for b in range(256)]
 
 
-class Tokenizer:
+class Tokenizer(ABC):
     """What both kinds share: ids and their checks, decoding, and Hugging Face's two files.
 
     `vocab_size` ids; `special` maps a special token's name to its id; `bos_token_id`,
@@ -105,13 +106,13 @@ class Tokenizer:
         self.bos_token_id, self.eos_token_id, self.pad_token_id = ids[:3]
         self.think_token_id, self.end_think_token_id = ids[3:]
 
+    @abstractmethod
     def encode(self, text: str | bytes, allow_special: bool = False) -> np.ndarray:
         """(N,) int64 ids of the text; nothing is added at either end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode_bytes(self, ids: Sequence[int] | np.ndarray, skip_special: bool = False) -> bytes:
         """The bytes that ids stand for; special tokens by their names, or left out."""
-        raise NotImplementedError
 
     def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = False) -> str:
         """The text that ids stand for; what is not UTF-8 becomes U+FFFD.
@@ -163,8 +164,8 @@ class Tokenizer:
         return tokenizer
 
     @classmethod
-    def _from_json(cls, path: Path) -> Self:
-        raise NotImplementedError
+    @abstractmethod
+    def _from_json(cls, path: Path) -> Self: ...
 
     def _require(self, path: Path, wanted: dict[str, Any], exact: bool = False) -> None:
         found = read_json(path)
@@ -190,8 +191,8 @@ class Tokenizer:
             "split_special_tokens": True,
         }
 
-    def _json(self) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _json(self) -> dict[str, Any]: ...
 
     def _wrap(self, pre_tokenizer: dict, decoder: dict | None, model: dict) -> dict[str, Any]:
         """`tokenizer.json` around the parts in which the two kinds differ."""
