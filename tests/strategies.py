@@ -13,7 +13,7 @@ from minideepseek.model.config import DeepSeekV3Config
 YARN_VARIANTS: tuple[dict[str, float], ...] = (
     {"mscale": 1.0, "mscale_all_dim": 1.0},  # V3's own: cos and sin unscaled, softmax scaled
     {"mscale": 0.707, "mscale_all_dim": 1.0},
-    {"mscale": 1.0},  # alone it is ignored: cos and sin get the default factor
+    {"mscale": 0.5},  # alone it is ignored: cos and sin get the default factor, that of 1
     {"mscale_all_dim": 0.707},
     {"mscale": 0.0, "mscale_all_dim": 0.0},  # zero counts as absent
     {},

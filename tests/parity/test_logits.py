@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from minideepseek.model.config import DeepSeekV3Config
 from tests.parity import oracle
+from tests.parity.oracle import transformers
 from tests.parity.pairs import (
     Pair,
     assert_alike,
@@ -180,6 +182,21 @@ def test_biases(shift: float) -> None:
         for router in ours.routers:
             router.e_score_correction_bias[...] = 0
         assert relative(our_logits(ours, ids), oracle.logits(pair.theirs, ids)) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["defaults", "attention_bias", "yarn mscale=1 mscale_all_dim=1"])
+def test_opened_as_users_do(name: str, tmp_path: Path) -> None:
+    """By the Auto class, with transformers' default kernels for attention and experts.
+
+    torch's product over experts wants widths of whole 16 bytes.
+    """
+    config = replace(BASE, hidden_size=24, **(SHAPES | OPTIONS)[name])
+    ours, ids = our_model(config, 5), draw_ids(config, 5, (2, config.max_position_embeddings))
+    ours.save_pretrained(tmp_path / "model")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    assert theirs.config._attn_implementation == "sdpa"
+    pair = Pair(ours, oracle.Oracle(theirs, None))
+    assert assert_same(pair, ids, 1e-5, partial(exact_logits, config, 5, ids))
 
 
 # ------------------------------------------------------------------------------------- in company
