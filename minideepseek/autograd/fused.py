@@ -50,7 +50,7 @@ def linear(x, weight, bias=None):
 
 @primitive
 def rms_norm(x, weight, *, eps):
-    """yᵢ = wᵢ xᵢ / √(mean(x²) + ε).   x (…, d), weight (d,). (Zhang & Sennrich 2019, §3)
+    """yᵢ = wᵢ xᵢ / √(mean(x²) + ε).   x (…, d), weight (d,). (Zhang & Sennrich 2019)
 
     With r = 1/√(mean(x²) + ε) and x̂ = r x:   dw = Σ g x̂,   dx = r (gw − x̂ mean(gw x̂)).
     """
@@ -109,7 +109,7 @@ def silu_slope(gate: Array, s: Array, act: Array) -> Array:
 
 @primitive
 def swiglu(gate, up):
-    """y = silu(gate) · up with silu(z) = z σ(z).  gate, up (…, d). (Shazeer 2020, eq. 5: SwiGLU)
+    """y = silu(gate) · up with silu(z) = z σ(z).  gate, up (…, d). (Shazeer 2020)
 
     d up = g silu(gate),   d gate = g up (σ + gate σ (1 − σ));  σ is computed anew in backward.
     """
@@ -163,7 +163,7 @@ def rotate(x: Array, cos: Array, sin: Array, interleaved: bool) -> Array:
 def rope(x, cos, sin, *, interleaved):
     """Rotary positions: each pair (a, b) of channels turned by its token's angle φ,
 
-        (a, b) ↦ (a cos φ − b sin φ, b cos φ + a sin φ).              (Su et al. 2021, §3.2)
+        (a, b) ↦ (a cos φ − b sin φ, b cos φ + a sin φ).              (Su et al. 2021)
 
     x (…, T, H, D); cos, sin (T, r/2) or (B, T, r/2): the last r channels are turned, the first
     D − r pass. interleaved: the pairs are (0,1), (2,3), …, else (0, r/2), (1, r/2 + 1), ….
