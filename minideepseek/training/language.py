@@ -65,12 +65,11 @@ def run(job: LanguageJob, say: Callable[[str], None] = print) -> Path | None:
     directory = RunDirectory(job.out, tokenizer, corpus_hash([*corpus.train, *corpus.held_out]))
     say(f"model: {job.preset}, {_count(trainer):,} parameters; training: {_steps(job.plan)}")
     say(f"everything is written to {job.out}; Ctrl-C stops with a checkpoint")
-    if not job.resume:
-        store_job(job)
-    else:
+    if job.resume:
         for notice in directory.resume(trainer):
             say(notice)
         say(f"going on after step {trainer.done} of {job.plan.steps}")
+    store_job(job)  # of a resumed run too: it may have been killed while it wrote this
     samples = _Samples(job.out / "samples.json", trainer, tokenizer, corpus)
     if not trainer.done:
         samples.take("before training")
