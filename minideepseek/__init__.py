@@ -1,4 +1,4 @@
-r"""minideepseek: DeepSeek-V3 and DeepSeek-R1 from first principles, in NumPy.
+r"""minideepseek: DeepSeek-V3 from first principles, in NumPy.
 
 Read it as a book, in this order; a folder is a part, a file a chapter:
 
@@ -25,7 +25,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from minideepseek.autograd.backend import set_threads
-    from minideepseek.autograd.engine import Parameter, Tensor, checkpoint, no_grad, primitive
+    from minideepseek.autograd.engine import (
+        Parameter,
+        Tensor,
+        checkpoint,
+        no_grad,
+        ops,
+        primitive,
+    )
     from minideepseek.autograd.gradcheck import gradcheck
     from minideepseek.errors import CheckpointError, DivergedError, InputError, MiniDeepSeekError
     from minideepseek.layers.mla import DeepSeekAttention, MultiHeadLatentAttention
@@ -61,6 +68,7 @@ _HOME = {
     "generate": "model.generate",
     "gradcheck": "autograd.gradcheck",
     "no_grad": "autograd.engine",
+    "ops": "autograd.engine",
     "primitive": "autograd.engine",
     "set_threads": "autograd.backend",
 }
@@ -84,12 +92,18 @@ __all__ = [
     "generate",
     "gradcheck",
     "no_grad",
+    "ops",
     "primitive",
     "set_threads",
 ]
 
 
+_PARTS = ("autograd", "layers", "model", "training")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return importlib.import_module(f"minideepseek.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'minideepseek' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"minideepseek.{_HOME[name]}"), name)
@@ -98,4 +112,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_PARTS})

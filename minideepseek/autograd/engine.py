@@ -6,24 +6,25 @@ gradient back through it, its vector-Jacobian product (vjp):
     y = f(x)            vjp(g) = Jᵀ g            with J = ∂y/∂x
 
     @primitive
-    def exp(x):
-        y = xp_of(x).exp(x)
-        return y, lambda g: g * y
+    def cube(x):
+        return x * x * x, lambda g: g * 3 * x * x
+
+    x = Parameter([1.0, 2.0])
+    cube(x).backward([1.0, 1.0])                    # x.grad is now [3.0, 12.0]
 
 That is the whole interface. `@primitive` lifts such a function to `Tensor`s: it calls it on the
-arrays and, if any input was computed from a `Parameter`, appends a `Node` to the tape. A node
-remembers its parents' nodes and the vjp, whose closure holds exactly the arrays the rule mentions;
-nothing else keeps an intermediate alive.
+arrays and, if any input was computed from a `Parameter`, makes a `Node` that remembers its parents'
+nodes and the vjp.
 
 `backward` walks the tape from the newest node to the oldest (tape.py); Tensors and Parameters are
 in tensor.py.
 
 The rules of a primitive
 ------------------------
-1. Positional arguments are arrays (or Python numbers); options are keyword-only. It returns one
-   array and its vjp.
+1. Positional arguments are arrays, and so may get a gradient; options, numbers among them, are
+   keyword-only. It returns one array and its vjp.
 2. vjp(g) returns one gradient per positional argument, None for integers and masks; the bare
-   array if there is one argument. Called twice, it gives the same answer.
+   array if there is one argument. Called twice (by gradcheck, say), it gives the same answer.
 3. It writes neither to its inputs nor to g, and never returns a saved array nor the same new array
    twice: the engine adds into returned arrays in place.
 4. Gradients may have the broadcast shape; the engine sums them down. Nothing else may differ.
@@ -77,8 +78,14 @@ PRIMITIVES: dict[str, Callable] = {}  # name → the bare function over arrays: 
 
 
 def primitive(function: Callable) -> Callable:
-    """Register a function over arrays returning (value, vjp), and lift it to Tensors."""
+    """Register a function over arrays returning (value, vjp), and lift it to Tensors.
+
+    InputError for a name that another primitive has.
+    """
     name = function.__name__
+    known = PRIMITIVES.setdefault(name, function)
+    if known.__module__ != function.__module__:
+        raise InputError(f"primitive {name!r}: {known.__module__} has one of that name already")
     PRIMITIVES[name] = function
     run = checked(function) if DEBUG else function
 

@@ -1,8 +1,9 @@
 r"""The tape: what a forward pass leaves behind, and the walk back over it.
 
-Each primitive that has something to differentiate appends a `Node`: its vjp, whose closure holds
-exactly the arrays that the rule mentions, and its parents' nodes. Nothing else keeps an
-intermediate alive, and `backward` drops each closure as soon as it was used.
+Each primitive that has something to differentiate makes a `Node`: its vjp, whose closure holds
+exactly the arrays that the rule mentions, and its parents' nodes. There is no list of them: a node
+lives as long as its value or a child does. Nothing else keeps an intermediate alive, and `backward`
+drops each closure as soon as it was used.
 
 Nodes are numbered as they are made, and the number *is* a topological order: whatever used a value
 is younger than the value. So `backward` takes the youngest node that has a gradient, always; there

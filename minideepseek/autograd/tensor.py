@@ -21,6 +21,8 @@ ops = SimpleNamespace()  # name → the primitive lifted to Tensors
 class Tensor:
     """An array and its place on the tape. `Tensor(array)` is a constant.
 
+    It has operators and a few methods; other primitives are functions: `mds.ops.exp(x)`.
+
     data: the array (numpy or cupy), any shape, floating point.
     node: its tape node, None for constants.
     """
@@ -61,6 +63,7 @@ class Tensor:
         backward(self, g)
 
     # Operators. A Python number is an option, not an argument: it needs no gradient.
+
     def __add__(self, other):
         return ops.shift(self, by=other) if _is_number(other) else ops.add(self, other)
 

@@ -7,4 +7,5 @@
     moe          Chapter 3: DeepSeekMoE, routing and balance without an auxiliary loss
     decoder      one decoder layer: attention, then MLP or experts
     mtp          Chapter 4a: multi-token prediction
+    fp8          Chapter 4b: eight bits a number, and a scale for every tile
 """

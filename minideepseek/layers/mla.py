@@ -2,8 +2,18 @@ r"""Chapter 2 — Multi-head Latent Attention, with decoupled rotary positions
 
 A decoder that writes token t looks back at keys and values of all tokens before it. Kept for every
 head they are the memory bill of a server: 32,768 numbers per token and layer at V3's dimensions
-with plain multi-head attention, 4 MB per token in all. MLA keeps 576 per layer, 70 KB per token,
-and still gives every head keys and values of its own.
+with plain multi-head attention, 4 MB per token over 61 layers in BF16. MLA keeps 576 per layer,
+70 KB per token (`minideepseek info --preset v3`), and still gives every head keys and values of its
+own.
+
+    paper      here and in the config         code below          V3
+    h                                         x                   7,168 wide
+    n_h        num_attention_heads            heads, H            128
+    d_c        kv_lora_rank                   latent, r           512
+    d_c′       q_lora_rank                                        1,536
+    d_h        qk_nope_head_dim               nope, dn            128
+    d_h^R      qk_rope_head_dim               rope_width, dr      64
+    d_v        v_head_dim                     value, dv           128
 
 The latent
 ----------
@@ -19,7 +29,7 @@ the config says. The query's latent saves no cache, only activations in training
 
 Absorption
 ----------
-Head h scores a query against a cached token s by
+Head i scores a query against the latent c of a cached token by
 
     q·k = qᵀ (W^UK c) = (W^UKᵀ q)ᵀ c ,
 
@@ -28,27 +38,28 @@ so W^UK can be moved to the query's side once per query instead of once per cach
     y = Σₛ pₛ (W^UV cₛ) = W^UV (Σₛ pₛ cₛ) .
 
 In this *absorbed* form all heads attend to the same keys, the latents themselves: it is MQA with
-one key of width r + d_h^R and one value of width r. The *naive* form expands k and v first. Both
-are the same function; they differ in cost. Per head and cached token, T queries cost
+one key of width d_c + d_h^R and one value of width d_c. The *naive* form expands k and v first.
+Both are the same function; they differ in cost. Per head and cached token, T queries cost
 
-    naive       r (d_h + d_v)  once to expand,  + T (d_h + d_h^R + d_v)  to attend
-    absorbed    T (2r + d_h^R)
+    naive       d_c (d_h + d_v)  once to expand,  + T (d_h + d_h^R + d_v)  to attend
+    absorbed    T (2 d_c + d_h^R)
 
 multiplications: a decoded token (T = 1) wants the absorbed form, training and long prompts the
 naive one. `absorbed_is_cheaper` compares just these two lines.
 
 Why positions are decoupled
 ---------------------------
-Rotating keys would put R(s) between W^UK and c: qᵀ R(t − s) W^UK c. The matrix in the middle
+Rotating keys would put a rotation between q and W^UK: qᵀ R(s − t) W^UK c. The matrix in the middle
 changes with every distance and cannot be moved to the query's side once; every decoded token would
 have to expand all keys anew. So the rotation gets channels of its own, from a query part per head
 and one key that all heads share, made from h itself and not from the latent:
 
     q^R = RoPE(W^QR c^Q),   k^R = RoPE(W^KR h)                      (V2 eq. 14–15)
     qᵢ = [qᵢ^C ; qᵢ^R],     kᵢ = [kᵢ^C ; k^R]                       (V2 eq. 16–17)
-    yᵢ = Σ softmax(qᵢ·kᵢ / √(d_h + d_h^R)) vᵢ^C ,  then W^O         (V2 eq. 18–19)
+    yᵢ(t) = Σ_{s≤t} softmax_s( qᵢ(t)·kᵢ(s) / √(d_h + d_h^R) ) vᵢ^C(s) ,  then W^O  (V2 eq. 18–19)
 
-One softmax over the sum of both parts, with one scale. The cache holds [c^KV after its norm | k^R
+Here i is the head, t and s are tokens. One softmax over the sum of both parts, with one scale
+(under YaRN it is larger by a factor, see rope.py). The cache holds [c^KV after its norm | k^R
 after its rotation] and nothing else.
 
 Two classes: `MultiHeadLatentAttention` is the core without positions; `DeepSeekAttention` adds the
@@ -139,7 +150,7 @@ class MultiHeadLatentAttention(Module):
         return self.o_proj(ops.reshape(y, shape=(*x.shape[:2], self.heads * self.value)))
 
     def project(self, x: Tensor, offsets: int | Array) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Queries (B, T, H, dq), latents after their norm (B, T, r), and the shared rotated key."""
+        """Queries (B, T, H, dq), latents after their norm (B, T, r), and no shared key here."""
         return self.queries(x), self.kv_a_layernorm(self.kv_a_proj_with_mqa(x)), None
 
     def queries(self, x: Tensor) -> Tensor:

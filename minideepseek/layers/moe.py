@@ -13,12 +13,13 @@ The residual u is added by the block, not here.
 
 Routing, in V3's exact order (V3 §2.1.2)
 ----------------------------------------
-    sᵢ  = σ(u·eᵢ)                      affinity of the token to expert i;  e = gate.weight
-    cᵢ  = sᵢ + bᵢ                      biased, for choosing only;  b = gate.e_score_correction_bias
+    sᵢ  = σ(u·eᵢ)                      `scores`, affinity of the token to expert i; e = gate.weight
+    cᵢ  = sᵢ + bᵢ                      `biased`, for choosing only;  b = e_score_correction_bias
     groups: a group's score is the sum of its two largest c; the best topk_group groups are kept
     Topk = the K_r largest c within the kept groups (the others are −∞, not 0: with negative biases
            a 0 would win)
-    gᵢ  = sᵢ / Σ_Topk s · routed_scaling_factor        from s, not from c: the bias never enters
+    gᵢ  = routed_scaling_factor · sᵢ / Σ_Topk s        `weights`, from s: the bias never enters
+                                       (undivided where norm_topk_prob is false)
 
 No token is dropped, in training or in inference.
 
@@ -26,9 +27,9 @@ Balance without an auxiliary loss (Loss-Free Balancing, algorithm 1)
 --------------------------------------------------------------------
 Routers collapse: an expert that is chosen learns, and is chosen more. A loss that punishes uneven
 loads also pulls on the router's weights, against the language model. V3 moves the bias instead,
-which has no gradient: after each optimiser step, with cᵢ the tokens that expert i received,
+which has no gradient: after each optimiser step, with nᵢ (`counts`) the tokens that expert i got,
 
-    bᵢ ← bᵢ + γ sign(mean(c) − cᵢ) .
+    bᵢ ← bᵢ + γ sign(mean(n) − nᵢ) .
 
 An expert with too few tokens becomes a little easier to choose. The update uses the finished step's
 counts, from the next batch on; within a batch it would leak the future. A tiny sequence-wise loss
@@ -100,7 +101,7 @@ def count_experts(indices: Array, experts: int) -> list[int]:
 
 
 def update_bias(bias: Array, counts: list[int], gamma: float) -> None:
-    """b ← b + γ sign(mean(c) − c), in place.  bias (E,), counts: the finished step's, E numbers."""
+    """b ← b + γ sign(mean(n) − n), in place.  bias (E,), counts: the finished step's, E numbers."""
     mean = sum(counts) / len(counts)
     step = [gamma * ((mean > c) - (mean < c)) for c in counts]
     bias += like(backend.as_array(step, bias.dtype), bias)

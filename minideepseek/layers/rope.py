@@ -1,13 +1,13 @@
 r"""Rotary positions and their extension, YaRN.
 
-Pair j of a vector's r = qk_rope_head_dim rotated channels is turned by an angle that grows with the
+Pair j of a vector's d = qk_rope_head_dim rotated channels is turned by an angle that grows with the
 token's position p:
 
-    φⱼ(p) = p · ωⱼ ,    ωⱼ = θ^(−2j/r) ,   j = 0 … r/2 − 1,   θ = rope_theta     (Su et al. 2021)
+    φⱼ(p) = p · ωⱼ ,    ωⱼ = θ^(−2j/d) ,   j = 0 … d/2 − 1,   θ = rope_theta     (Su et al. 2021)
 
 Turning q at position t and k at position s leaves (R(t) q)·(R(s) k) = q·R(s − t) k: the score knows
 their distance only. Which channels make a pair is a convention. DeepSeek's weights pair neighbours,
-(0,1), (2,3), … (`rope_interleave`); many others pair (0, r/2), (1, r/2 + 1), …. One is the other
+(0,1), (2,3), … (`rope_interleave`); many others pair (0, d/2), (1, d/2 + 1), …. One is the other
 after a fixed permutation of channels in both q and k, so scores agree if, and only if, the weights
 are permuted too. Hugging Face reads neighbours and writes halves: same scores, another cached key.
 
@@ -18,8 +18,8 @@ A pair that turns often within L₀ tells near tokens apart and is left alone; o
 completes a turn would meet angles it has never seen, and is slowed by s; between the two, a ramp.
 The pair that makes n turns in L₀ positions is at
 
-    c(n) = r ln(L₀ / 2πn) / (2 ln θ),    low = ⌊c(β_fast)⌋,    high = ⌈c(β_slow)⌉,
-    γⱼ = clip((j − low) / (high − low), 0, 1),      ωⱼ ← ωⱼ γⱼ / s + ωⱼ (1 − γⱼ).
+    c(n) = d ln(L₀ / 2πn) / (2 ln θ),    low = ⌊c(β_fast)⌋,    high = ⌈c(β_slow)⌉,
+    rampⱼ = clip((j − low) / (high − low), 0, 1),   ωⱼ ← ωⱼ rampⱼ / s + ωⱼ (1 − rampⱼ).
 
 With V3's numbers low = 10 and high = 23: pairs 0–10 are untouched, from 23 on divided by 40.
 
@@ -34,9 +34,9 @@ with neither, or with `mscale` alone, means m(1) on cos and sin.
 
 >>> from minideepseek.model.config import DeepSeekV3Config
 >>> config = DeepSeekV3Config.preset("v3")
->>> frequencies = inverse_frequencies(config)
->>> [f"{base / f:.3g}" for base, f in zip(_plain(64, 10000), frequencies)][9:25:5]
-['1', '1.43', '3.08', '40']
+>>> slowed = [f / g for f, g in zip(_plain(64, 10000), inverse_frequencies(config))]
+>>> [f"{slowed[j]:.3g}" for j in (10, 11, 22, 23)]               # the ramp's two ends
+['1', '1.08', '10', '40']
 >>> f"{softmax_scale(config):.5f}", attention_factor(config)
 ('0.13523', 1.0)
 """
@@ -62,7 +62,7 @@ def _yarn(config: Any) -> dict | None:
 
 
 def inverse_frequencies(config: Any) -> list[float]:
-    """ωⱼ, radians per position, for j = 0 … r/2 − 1; with YaRN's ramp if the config has it."""
+    """ωⱼ, radians per position, for j = 0 … d/2 − 1; with YaRN's ramp if the config has it."""
     width, theta = config.qk_rope_head_dim, config.rope_theta
     plain, yarn = _plain(width, theta), _yarn(config)
     if yarn is None:
@@ -119,10 +119,10 @@ class RotaryEmbedding:
         self._tables: dict[tuple, tuple[Array, Array]] = {}
 
     def tables(self, offsets: int | Array, tokens: int, x: Array) -> tuple[Array, Array]:
-        """cos and sin, (tokens, r/2) each, for positions offsets, offsets + 1, …, like x.
+        """cos and sin, (tokens, d/2) each, for positions offsets, offsets + 1, …, like x.
 
         offsets: a number, or a host array (B,) for rows at different positions: then (B, tokens,
-        r/2). InputError for a position that max_position_embeddings does not cover.
+        d/2). InputError for a position that max_position_embeddings does not cover.
         """
         last = tokens + int(offsets if isinstance(offsets, int) else offsets.max(initial=0))
         if last > self.limit:

@@ -22,6 +22,7 @@ from minideepseek.autograd.engine import (
     is_recording,
     no_grad,
     ops,
+    primitive,
     unbroadcast,
     watch,
 )
@@ -570,3 +571,11 @@ def _index_error():
         np.ones(2)[7, 7]
     except IndexError as error:
         return str(error)
+
+
+def test_the_name_of_a_primitive_is_taken_once():
+    def exp(x):
+        return x, lambda g: g
+
+    with pytest.raises(InputError, match="'exp': minideepseek.autograd.primitives has one"):
+        primitive(exp)
