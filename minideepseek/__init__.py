@@ -21,6 +21,7 @@ The names below are what other programs call.
 """
 
 import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -102,8 +103,11 @@ _PARTS = ("autograd", "layers", "model", "training")
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PARTS:
-        return importlib.import_module(f"minideepseek.{name}")
+    if name in _PARTS:  # with its files, so that help(minideepseek.layers.mla) is the chapter
+        part = importlib.import_module(f"minideepseek.{name}")
+        for file in pkgutil.iter_modules(part.__path__):
+            importlib.import_module(f"minideepseek.{name}.{file.name}")
+        return part
     if name not in _HOME:
         raise AttributeError(f"module 'minideepseek' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"minideepseek.{_HOME[name]}"), name)

@@ -133,3 +133,10 @@ def test_the_whole_story(tmp_path):
     constant, parameter = mds.Tensor(np.ones(2)), mds.Parameter(np.ones(2))
     (constant * parameter).sum().backward()
     assert parameter.grad.tolist() == [1, 1]
+
+
+def test_a_chapter_is_an_attribute_of_the_package():
+    """help(minideepseek.layers.mla) after `import minideepseek` alone, in a fresh process."""
+    code = "import minideepseek as m; print(m.layers.mla.__doc__[:10], m.model.config.__name__)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["Chapter", "2", "minideepseek.model.config"]
