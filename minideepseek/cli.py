@@ -1,7 +1,7 @@
 r"""The command line: one verb per job, thin.
 
     minideepseek journey      the main job: a small DeepSeek-V3 learns real text, then writes some
-    minideepseek pretrain     the same training with every number yours
+    minideepseek pretrain     the same training with the main numbers yours
     minideepseek generate     continue a prompt with a saved model
     minideepseek info         parameters, FLOPs and cache bytes of a configuration, from shapes
     minideepseek inspect      the ledger of a checkpoint directory, from its headers
@@ -22,6 +22,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +70,21 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
     journey = verbs.add_parser("journey", help="train a small DeepSeek-V3 on real text, and report")
+    journey.description = (
+        "Train a small DeepSeek-V3 on real text, show what it writes, and report: about five "
+        "minutes on two cores. The report is runs/journey/report.html (--out DIR: DIR/report.html)."
+    )
     journey.set_defaults(run=run_journey)
     _training_options(journey)
-    journey.add_argument("--quick", action="store_true", help="a tiny model, less than a minute")
+    journey.add_argument("--quick", action="store_true", help="a tiny model, about ten seconds")
 
-    pretrain = verbs.add_parser("pretrain", help="pre-train with every number yours")
+    pretrain = verbs.add_parser("pretrain", help="pre-train with the main numbers yours")
     pretrain.set_defaults(run=run_pretrain)
     _training_options(pretrain)
     pretrain.add_argument("--preset", help="nano, mini, small, reason (mini)")
     pretrain.add_argument("--batch-size", type=int, help="sequences per batch (8)")
-    pretrain.add_argument("--sequence-length", type=int, help="bytes per sequence (256)")
+    length = "bytes per sequence; not given, no more than the preset's positions (256)"
+    pretrain.add_argument("--sequence-length", type=int, help=length)
     pretrain.add_argument("--accumulate", type=int, help="batches per step (1)")
     pretrain.add_argument("--learning-rate", type=float, help="peak (0.002)")
     pretrain.add_argument("--bias-step", type=float, help="γ of the routers' biases (0.01)")
@@ -92,9 +98,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     info = verbs.add_parser("info", help="parameters, FLOPs and cache of a configuration")
     info.set_defaults(run=run_info)
-    info.add_argument("--preset", default="v3", help="nano, mini, small, reason, v3")
-    info.add_argument("--config", type=Path, help="a config.json instead of a preset")
-    info.add_argument("--context", type=int, default=4096, help="tokens, for FLOPs and cache")
+    which = info.add_mutually_exclusive_group()
+    which.add_argument("--preset", default="v3", help="nano, mini, small, reason, v3 (v3)")
+    which.add_argument("--config", type=Path, help="a config.json instead of a preset")
+    info.add_argument("--context", type=int, default=4096, help="tokens, for FLOPs (4096)")
 
     inspect = verbs.add_parser("inspect", help="the ledger of a checkpoint, without loading it")
     inspect.set_defaults(run=run_inspect)
@@ -172,16 +179,22 @@ def run_pretrain(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace, name: str, preset: str | None, changes: dict) -> int:
     """A new run, or the one to resume: its options are on the disk, those given now come first."""
     device = _set_up_machine(options)
-    from minideepseek.training.job import LanguageJob, free_directory, stored_job
+    from minideepseek.training.job import LanguageJob, default_length, free_directory, stored_job
     from minideepseek.training.language import run
     from minideepseek.training.trainer import Plan
 
     if options.resume is not None:
-        job = stored_job(options.resume, preset, options.text, changes, device)
+        job = replace(stored_job(options.resume, preset, options.text, changes, device), verb=name)
     else:
-        out = options.out or free_directory(Path("runs") / name)
-        job = LanguageJob(out, preset or "mini", options.text, Plan(**changes), device)
-    return 0 if run(job) is not None else 130
+        out, preset = options.out or free_directory(Path("runs") / name), preset or "mini"
+        plan = Plan(**({"sequence_length": default_length(preset)} | changes))
+        job = LanguageJob(out, preset, options.text, plan, device, verb=name)
+    try:
+        return 0 if run(job) is not None else 130
+    except KeyboardInterrupt:  # at once: before the steps, or by a second Ctrl-C during one
+        begun = (job.out / "run.json").exists()
+        hint = f"to go on: {job.to_go_on()}" if begun else "nothing is kept yet; start again"
+        return _complain(f"interrupted; {hint}", 130)
 
 
 def run_generate(options: argparse.Namespace) -> int:
@@ -189,13 +202,14 @@ def run_generate(options: argparse.Namespace) -> int:
     device = _set_up_machine(options)
     import numpy as np
 
+    from minideepseek.model.contents import model_directory
     from minideepseek.model.generate import stream
     from minideepseek.model.tokenizer import load_tokenizer
     from minideepseek.model.transformer import DeepSeekV3
 
     if options.seed < 0:
         raise InputError(f"seed: got {options.seed}, expected an integer of at least 0")
-    tokenizer = load_tokenizer(options.model)
+    tokenizer = load_tokenizer(model_directory(options.model))
     model = DeepSeekV3.from_pretrained(options.model).to(device)
     if model.config.vocab_size != tokenizer.vocab_size:
         raise CheckpointError(
@@ -239,7 +253,8 @@ def run_info(options: argparse.Namespace) -> int:
         config = DeepSeekV3Config.from_json(options.config)
     else:
         config = DeepSeekV3Config.preset(options.preset)
-    print(format_ledger(config, options.context))
+    ledger = format_ledger(config, options.context)
+    print(f"{options.config or 'preset ' + options.preset}\n{ledger}")
     return 0
 
 

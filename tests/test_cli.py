@@ -93,6 +93,7 @@ def test_info_prints_the_published_figures(capsys):
     out = capsys.readouterr().out
     for figure in ("671,026,419,200", "36,625,618,432", "70,272", "4,096"):
         assert figure in out
+    assert out.startswith("preset v3\n")
     assert all(len(line) <= 80 for line in out.splitlines())
 
 
@@ -100,6 +101,7 @@ def test_info_of_a_file_and_a_context(capsys, model_directory):
     assert main(["info", "--config", f"{model_directory}/config.json", "--context", "99"]) == 0
     out = capsys.readouterr().out
     assert "vocabulary 264" in out and "99 keys" in out
+    assert out.startswith(f"{model_directory}/config.json\n")
 
 
 def test_inspect(capsys, model_directory):
@@ -224,6 +226,7 @@ PLANS = {
     "--preset micro": "preset is 'micro'; expected one of nano, mini, small, reason, v3",
     "--threads 0": "threads: got 0",
     "--device abacus": "device: got 'abacus', expected one of ",
+    "--text=": "text: got an empty path, expected a file or a folder",
     "--text nowhere": "text: nowhere is not there, expected a file or a folder",
     "--text empty": "text: 0 bytes of text in 1 files, expected at least 17",
     "--text short": "text: 5 bytes of text in 1 files, expected at least 17",
@@ -280,6 +283,16 @@ def test_bad_prompts(capsys, model_directory):
     refused(capsys, ["generate", model_directory, "\udcff"], "half a surrogate pair")
 
 
+def test_a_run_is_no_model_directory(capsys, model_directory):
+    shutil.copytree(model_directory, "run/model")
+    expected = "run is not a model directory (no config.json); did you mean run/model?"
+    refused(capsys, ["generate", "run", "x"], expected)
+    refused(capsys, ["inspect", "run"], expected)
+    assert not refused(capsys, ["inspect", "."], ". is not a model directory").endswith("?")
+    Path("run/model/tokenizer.json").unlink()
+    refused(capsys, ["generate", "run/model", "x"], "no tokenizer here: run/model holds no tok")
+
+
 def test_bad_model_directories(capsys, model_directory):
     refused(capsys, ["generate", "nowhere", "x"], "nowhere")
     Path("empty").mkdir()
@@ -327,7 +340,8 @@ def test_bad_options_of_info(capsys):
 
 @pytest.mark.parametrize(
     "arguments", [[], ["fly"], ["generate"], ["pretrain", "--steps", "x"], ["info", "--nothing"],
-                  ["journey", "--out", "a", "--resume", "b"]]
+                  ["journey", "--out", "a", "--resume", "b"],
+                  ["info", "--preset", "nano", "--config", "a"]]
 )  # fmt: skip
 def test_argparse_refuses_with_the_same_code(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
@@ -529,10 +543,28 @@ def test_ctrl_c_ends_cleanly_with_a_checkpoint(text):
     assert process.returncode == 130 and "Traceback" not in err
     last = read_metrics(Path("run/metrics.jsonl"))[-1]["step"]
     assert [p.name for p in list_checkpoints("run")] == [f"step-{last:08d}"]
-    assert f"stopped after step {last}" in out and "--resume run" in out
+    assert f"stopped after step {last}" in out
+    assert out.rstrip().splitlines()[-1] == "minideepseek pretrain --resume run"
     assert sorted(os.listdir("run")) == [
         "checkpoints", "metrics.jsonl", "run.json", "samples.json",
     ]  # fmt: skip
+
+
+def test_ctrl_c_before_anything_is_kept(capsys, text, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minideepseek.training.language.load_corpus", interrupted)
+    refused(capsys, pretrain(text, "--out", "run"), "interrupted; nothing is kept yet", 130)
+
+
+def test_the_sequence_length_is_the_presets_where_none_is_given(text, capsys):
+    short = ["pretrain", "--preset", "nano", "--text", text, "--steps", "1", "--batch-size", "1"]
+    assert main([*short, "--out", "run"]) == 0
+    assert json.loads(Path("run/run.json").read_text())["plan"]["sequence_length"] == 64
+    Path("run/run.json").unlink()  # killed while it wrote it
+    shutil.rmtree("run/checkpoints/step-00000001")
+    assert main([*short, "--resume", "run"]) == 0
 
 
 def test_a_second_ctrl_c_ends_at_once(text):
@@ -543,7 +575,8 @@ def test_a_second_ctrl_c_ends_at_once(text):
     assert any("stopping after this step" in line for line in iter(process.stdout.readline, ""))
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and err.rstrip().endswith("minideepseek: interrupted")
+    sentence = "minideepseek: interrupted; to go on: minideepseek pretrain --resume run"
+    assert process.returncode == 130 and err.rstrip().endswith(sentence)
     assert "Traceback" not in err and not list_checkpoints("run")
 
 

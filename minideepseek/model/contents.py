@@ -138,6 +138,19 @@ class Contents:
         return f"{self.headers[name].path}: tensor {name!r:.200}"
 
 
+def model_directory(directory: str | os.PathLike) -> Path:
+    """The directory, if it holds a config.json; else CheckpointError, with a guess of what was
+    meant: the run that trained a model keeps it one level down."""
+    folder = Path(directory)
+    if not os.path.isdir(folder):
+        raise CheckpointError(f"{folder} is not a directory")
+    if os.path.lexists(folder / "config.json"):
+        return folder
+    inner = folder / "model"
+    hint = f"; did you mean {inner}?" if os.path.isfile(inner / "config.json") else ""
+    raise CheckpointError(f"{folder} is not a model directory (no config.json){hint}")
+
+
 def read_contents(directory: str | os.PathLike) -> Contents:
     """Read config.json, the index if there is one, and every header.
 
@@ -146,9 +159,7 @@ def read_contents(directory: str | os.PathLike) -> Contents:
     leaves the directory. What the tensors are is then for `Contents.faults` to say.
     """
     restored = recover_directory(directory)
-    folder = Path(directory)
-    if not os.path.isdir(folder):
-        raise CheckpointError(f"{folder} is not a directory")
+    folder = model_directory(directory)
     config = DeepSeekV3Config.from_json(folder / "config.json")
     wanted = checkpoint_size(config)[0]
     if wanted > MAX_TENSORS:

@@ -23,7 +23,8 @@ def read_json(path: str | Path, max_bytes: int = 1 << 20) -> Any:
         with Path(path).open("rb") as file:
             data = file.read(max_bytes + 1)  # never more, whatever the file claims to be
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+        reason = getattr(error, "strerror", None) or error  # str(error) would repeat the path
+        raise CheckpointError(f"{path}: cannot be read ({reason})") from None
     if len(data) > max_bytes:
         raise CheckpointError(f"{path}: is larger than the {max_bytes:,} bytes expected of it")
     return parse_json(data, str(path))

@@ -324,11 +324,13 @@ def load_tokenizer(directory: str | Path) -> ByteTokenizer | WordTokenizer:
 
     Raises CheckpointError, naming the file, for anything that `save_pretrained` did not write.
     """
-    content = read_json(Path(directory, "tokenizer.json"))
+    path = Path(directory, "tokenizer.json")
+    if Path(directory).is_dir() and not path.exists():
+        raise CheckpointError(f"no tokenizer here: {directory} holds no tokenizer.json")
+    content = read_json(path)
     model = content.get("model") if isinstance(content, dict) else None
-    if isinstance(model, dict) and model.get("type") == "WordLevel":
-        return WordTokenizer.from_pretrained(directory)
-    return ByteTokenizer.from_pretrained(directory)
+    words = isinstance(model, dict) and model.get("type") == "WordLevel"
+    return (WordTokenizer if words else ByteTokenizer).from_pretrained(directory)
 
 
 def _canonical(value: Any) -> str:

@@ -136,6 +136,9 @@ def read_texts(
     are not UTF-8, or a NUL) are skipped, and `notice` is told how many. Raises InputError for a
     path that is missing or cannot be read, and for less than `minimum` bytes of text in all.
     """
+    paths = list(paths)
+    if "" in paths:  # pathlib would take it for the current folder
+        raise InputError("text: got an empty path, expected a file or a folder")
     files = sorted({file for path in paths for file in _named_files(Path(path))})
     documents = []
     skipped = 0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from minideepseek.errors import CheckpointError
+from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.files import atomic_write
 from minideepseek.model.strict_json import read_json
 from minideepseek.training.trainer import Plan
@@ -17,7 +19,11 @@ from minideepseek.training.trainer import Plan
 
 @dataclass(frozen=True)
 class LanguageJob:
-    """What to train, on what, where.  texts: the user's files or folders; none for docstrings."""
+    """What to train, on what, where.
+
+    texts: the user's files or folders; none for docstrings. verb: of the command line that began
+    or resumed it, for the hint of how to go on.
+    """
 
     out: Path
     preset: str = "mini"
@@ -25,6 +31,17 @@ class LanguageJob:
     plan: Plan = Plan()
     device: str = "cpu"
     resume: bool = False
+    verb: str = "pretrain"
+
+    def to_go_on(self) -> str:
+        """The command that resumes it, for pasting."""
+        return f"minideepseek {self.verb} --resume {shlex.quote(str(self.out))}"
+
+
+def default_length(preset: str) -> int:
+    """Bytes per sequence where none are asked for: Plan's, or all positions that `preset` has."""
+    positions = DeepSeekV3Config.preset(preset).max_position_embeddings
+    return min(Plan.sequence_length, positions)
 
 
 def check_directory(out: Path, resume: bool) -> None:
@@ -71,10 +88,13 @@ def stored_job(
         stored = read_json(file)
         if not isinstance(stored, dict) or not isinstance(stored.get("plan", {}), dict):
             raise CheckpointError(f"{file}: not what a run wrote")
+    preset = preset or stored.get("preset", "mini")
     try:
-        plan = Plan(**{**stored.get("plan", {}), **changes})
+        numbers = {**stored.get("plan", {}), **changes}
+        if "sequence_length" not in numbers:
+            numbers["sequence_length"] = default_length(preset)
+        plan = Plan(**numbers)
         found = [str(text) for text in texts or stored.get("texts", [])]
     except TypeError:
         raise CheckpointError(f"{file}: not what a run wrote") from None
-    preset = preset or stored.get("preset", "mini")
     return LanguageJob(out, preset, found, plan, device, resume=True)

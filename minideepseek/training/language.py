@@ -76,8 +76,7 @@ def run(job: LanguageJob, say: Callable[[str], None] = print) -> Path | None:
     with stop_on_interrupt(say) as stopped:
         complete = _train(trainer, directory, stopped)
     if not complete:
-        say(f"stopped after step {trainer.done}; to go on: minideepseek pretrain")
-        say(f"    --resume {job.out}")
+        say(f"stopped after step {trainer.done}; to go on:\n{job.to_go_on()}")
         return None
     samples.take("after training")
     return finish(job, trainer, directory, baselines, samples.taken, say)

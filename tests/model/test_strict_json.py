@@ -53,3 +53,5 @@ def test_files(tmp_path: Path) -> None:
     for unreadable in (tmp_path, tmp_path / "none", "a\0b"):
         with pytest.raises(CheckpointError, match="cannot be read"):
             read_json(unreadable)
+    with pytest.raises(CheckpointError, match=r"none: cannot be read \(No such file [a-z ]+\)$"):
+        read_json(tmp_path / "none")

@@ -135,9 +135,10 @@ def test_interrupted_and_resumed(tmp_path, text, finished, monkeypatch, step):
     with monkeypatch.context() as patch:
         interrupt_after(patch, step)
         assert run(job(tmp_path, text), said.append) is None
-    assert "press Ctrl-C again" in said[-3]
-    assert said[-2].startswith(f"stopped after step {step}")
-    assert said[-1].strip() == f"--resume {tmp_path}"
+    assert "press Ctrl-C again" in said[-2]
+    stopped, command = said[-1].splitlines()
+    assert stopped == f"stopped after step {step}; to go on:"
+    assert command == f"minideepseek pretrain --resume {tmp_path}"
     assert list_checkpoints(tmp_path)[-1].name == f"step-{step:08d}"
     assert "model" not in os.listdir(tmp_path)
     run(job(tmp_path, text, resume=True), said.append)
