@@ -98,7 +98,8 @@ def finish(
     report = write_report(job.out / "report.html", record)
     for title, prompt, text in samples:
         say(f"\n── {title} ── {prompt!r} goes on:\n{printable(text)}")
-    say("\n" + "\n".join(record.notes))
+    bits = [m["bits_per_byte"] for m in record.metrics if "bits_per_byte" in m][-1]
+    say("\n" + "\n".join(compare(bits, baselines)))  # in the report: its verdict
     say(f"model: {job.out / 'model'}\nreport: {report.resolve()}")
     return report
 
@@ -237,9 +238,8 @@ def make_record(
     baselines: dict[str, float],
     samples: Sequence[tuple[str, str, str]],
 ) -> RunRecord:
-    """The facts, curves and sentences of the report."""
-    metrics, config, plan = directory.metrics(), trainer.model.config, trainer.plan
-    bits = [m["bits_per_byte"] for m in metrics if "bits_per_byte" in m][-1]
+    """The facts and curves of the report."""
+    config, plan = trainer.model.config, trainer.plan
     prompts = [prompt for _, prompt, _ in samples]
     facts = {
         "preset": job.preset,
@@ -258,10 +258,10 @@ def make_record(
     return RunRecord(
         title="A small DeepSeek-V3 learns to read",
         config=facts,
-        metrics=metrics,
+        metrics=directory.metrics(),
         baselines=baselines,
         samples=sorted(samples, key=lambda s: prompts.index(s[1])),  # a prompt's side by side
-        notes=compare(bits, baselines),
+        mtp_modules=config.num_nextn_predict_layers,
     )
 
 

@@ -33,7 +33,7 @@ import numpy as np
 from minideepseek.model.files import atomic_write
 from minideepseek.training.figures import LEVEL_NAMES, SMOOTHED, Line, heat_map, line_chart
 from minideepseek.training.page import cell, page, show_text
-from minideepseek.training.scales import short
+from minideepseek.training.scales import matrix, number, short
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class RunRecord:
     metrics: the objects of metrics.jsonl, one a step; keys may be missing, null or NaN.
     baselines: bits per byte that compressors reach on the same held-out text, by name.
     samples: (title, prompt, continuation), as they came.
-    notes: plain sentences, such as where the model loses.
+    notes: plain sentences, such as what the samples show.
+    mtp_modules: how many of the layers in max_vio and expert_load, the last ones, are MTP modules.
     """
 
     title: str
@@ -53,19 +54,13 @@ class RunRecord:
     baselines: dict[str, float] = field(default_factory=dict)
     samples: Sequence[tuple[str, str, str]] = ()
     notes: Sequence[str] = ()
+    mtp_modules: int = 0
 
 
 Section = Callable[[RunRecord], str]
 
 
 # ------------------------------------------------------------------------------ the numbers
-def number(value: Any) -> float:
-    """A float that can be drawn, else NaN: null, text, ±∞ and beyond ±1e100 have no place."""
-    if isinstance(value, (int, float)) and abs(value) < 1e100:
-        return float(value) if abs(value) > 1e-100 else 0.0
-    return math.nan
-
-
 def column(metrics: Sequence[dict[str, Any]], key: str) -> np.ndarray:
     """(N,) the values of one key, NaN where there is none."""
     return np.array([number(record.get(key)) for record in metrics], dtype=float)
@@ -82,14 +77,11 @@ def by_layer(metrics: Sequence[dict[str, Any]], key: str) -> list[tuple[Any, ...
     return list(zip_longest(*(record.get(key) or () for record in metrics)))
 
 
-def matrix(rows: Sequence[Any]) -> np.ndarray:
-    """(N, E) from N rows of E numbers; a missing or shorter row becomes NaN."""
-    width = max((len(row) for row in rows if row), default=0)
-    out = np.full((len(rows), width), np.nan)
-    for i, row in enumerate(rows):
-        if row and len(row) == width:
-            out[i] = [number(value) for value in row]
-    return out
+def layer_names(record: RunRecord, count: int) -> list[str]:
+    """Of the `count` layers that `by_layer` gives."""
+    main = max(0, count - record.mtp_modules)
+    modules = [f"MTP module {i + 1}" for i in range(count - main)]
+    return [f"MoE layer {i + 1}" for i in range(main)] + modules
 
 
 def curve(record: RunRecord, key: str, name: str, colour: int = 0) -> Line:
@@ -224,7 +216,8 @@ def expert_load(record: RunRecord) -> str:
     x = steps(record.metrics)
     # Thousands of layers × experts must not make a page of a hundred megabytes.
     columns = min(120, max(20, 100_000 // max(1, sum(load.shape[1] for load in loads))))
-    maps = [heat_map(f"MoE layer {i + 1}", x, load, columns) for i, load in enumerate(loads)]
+    names = layer_names(record, len(loads))
+    maps = [heat_map(name, x, load, columns) for name, load in zip(names, loads, strict=True)]
     key = "".join(f'<span class="k{i}">{name}</span>' for i, name in enumerate(LEVEL_NAMES))
     text = (
         "Share of the tokens that each expert received. One row is one expert, one colour a "
@@ -240,7 +233,8 @@ def max_vio(record: RunRecord) -> str:
         return ""
     x = steps(record.metrics)
     if len(values) <= 6:
-        lines = [Line(f"layer {i + 1}", x, y, i) for i, y in enumerate(values)]
+        names = layer_names(record, len(values))
+        lines = [Line(names[i], x, y, i) for i, y in enumerate(values)]
     else:  # more lines than colours: the worst and the middle one of each step
         worst, middle = np.max(values, axis=0), np.median(values, axis=0)
         lines = [Line("worst", x, worst, 1), Line("median", x, middle, 0)]
@@ -294,13 +288,15 @@ RECORDED = {
 
 def final_numbers(record: RunRecord) -> str:
     """First, lowest and last value of each recorded number."""
-    rows = []
+    rows, begin = [], steps(record.metrics)
     for key, name in RECORDED.items():
-        values = [row[key] for row in record.metrics if row.get(key) not in (None, [])]
+        places = [i for i, m in enumerate(record.metrics) if m.get(key) not in (None, [])]
+        values = [record.metrics[i][key] for i in places]
         finite = [value for value in map(number, values) if math.isfinite(value)]
         if values:
             lowest = short(min(finite)) if finite and key not in COUNTED else ""
-            cells = f"<td>{cell(values[0])}</td><td>{lowest}</td><td>{cell(values[-1])}</td>"
+            later = f" (step {begin[places[0]]:,.0f})" if places[0] else ""
+            cells = f"<td>{cell(values[0])}{later}</td><td>{lowest}</td><td>{cell(values[-1])}</td>"
             rows.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
     names = "".join(f'<th scope="col">{name}</th>' for name in ("first", "lowest", "last"))
     head = f"<tr><td></td>{names}</tr>"

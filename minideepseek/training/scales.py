@@ -2,6 +2,7 @@ r"""Which numbers a figure shows: ticks and their labels, running means, fewer p
 
 Small rules over plain arrays, each of which a drawing is wrong without:
 
+* `number`, `matrix`: what a file says as floats, NaN for what has no place in a picture;
 * `ticks`: multiples of 1, 2 or 5 × 10ᵏ inside the range, the finest that give at most n;
 * `smooth`: a centred mean, so that it does not lag; its window shrinks towards the first step,
   where a loss falls fastest, and is cut off at the last; NaN is left out of a mean;
@@ -11,8 +12,27 @@ Small rules over plain arrays, each of which a drawing is wrong without:
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+
+def number(value: Any) -> float:
+    """A float that can be drawn, else NaN: null, text, ±∞ and beyond ±1e100 have no place."""
+    if isinstance(value, (int, float)) and abs(value) < 1e100:
+        return float(value) if abs(value) > 1e-100 else 0.0
+    return math.nan
+
+
+def matrix(rows: Sequence[Any]) -> np.ndarray:
+    """(N, E) from N rows of E numbers; a missing or shorter row becomes NaN."""
+    width = max((len(row) for row in rows if row), default=0)
+    out = np.full((len(rows), width), np.nan)
+    for i, row in enumerate(rows):
+        if row and len(row) == width:
+            out[i] = [number(value) for value in row]
+    return out
 
 
 def ticks(low: float, high: float, n: int, integer: bool = False) -> list[float]:

@@ -1,5 +1,6 @@
 """The page is whole, needs nothing from outside, and says what the record says."""
 
+import dataclasses
 import json
 import math
 import re
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 
 from minideepseek.errors import CheckpointError
 from minideepseek.training.figures import Line, heat_map, line_chart
-from minideepseek.training.report import SECTIONS, RunRecord, render_report, verdict, write_report
+from minideepseek.training.report import (
+    SECTIONS,
+    RunRecord,
+    final_numbers,
+    layer_names,
+    render_report,
+    verdict,
+    write_report,
+)
 
 from .fake_run import fake_metrics, fake_run
 
@@ -92,6 +101,24 @@ def test_the_page_shows_every_part_of_the_record():
     assert [tuple(s) for s in page.samples] == [(p, c) for _, p, c in record.samples]
     pictures = page.words.count("Over steps") + page.words.count("Load of each expert as")
     assert sum(tag == "svg" and name == "role" for tag, name, _ in page.attributes) == pictures
+
+
+def test_the_modules_of_mtp_are_named():
+    record = dataclasses.replace(fake_run(n=3, layers=3), mtp_modules=1)
+    text = render_report(record)
+    assert "MTP module 1" in text and "MoE layer 2" in text and "MoE layer 3" not in text
+    names = layer_names(dataclasses.replace(record, mtp_modules=2), 3)
+    assert names == ["MoE layer 1", "MTP module 1", "MTP module 2"]
+    assert layer_names(dataclasses.replace(record, mtp_modules=2), 1) == ["MTP module 1"]
+
+
+def test_a_first_value_of_a_later_step_says_so():
+    record = fake_run(n=60)
+    for row in record.metrics[:24]:
+        row.pop("bits_per_byte", None)
+    text = final_numbers(record)
+    assert text.count("(step ") == 1
+    assert re.search(r"bits per byte, held out</th><td>[\d.]+ \(step 25\)</td>", text)
 
 
 def test_the_verdict_says_where_the_model_wins_and_loses():
