@@ -558,6 +558,14 @@ def test_ctrl_c_before_anything_is_kept(capsys, text, monkeypatch):
     refused(capsys, pretrain(text, "--out", "run"), "interrupted; nothing is kept yet", 130)
 
 
+def test_the_hint_names_the_verb_that_was_used(monkeypatch):
+    jobs = []
+    monkeypatch.setattr("minideepseek.training.language.run", jobs.append)
+    for place in ("--out", "--resume"):
+        assert main(["journey", place, "a run"]) == 130
+    assert [job.to_go_on() for job in jobs] == ["minideepseek journey --resume 'a run'"] * 2
+
+
 def test_the_sequence_length_is_the_presets_where_none_is_given(text, capsys):
     short = ["pretrain", "--preset", "nano", "--text", text, "--steps", "1", "--batch-size", "1"]
     assert main([*short, "--out", "run"]) == 0

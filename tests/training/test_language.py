@@ -65,6 +65,7 @@ def test_a_run_leaves_what_it_promises(finished):
     assert [m["step"] for m in recorded(out)] == [1, 2, 3, 4, 5, 6]
     assert [m["step"] for m in recorded(out) if "bits_per_byte" in m] == [2, 4, 6]
     page = report.read_text("utf-8")
+    assert "MoE layer 1" in page and "MTP module 1" in page and "MoE layer 2" not in page
     assert page.startswith("<!doctype html>") and "before training" in page
     for name in ("bz2", "lzma", "bz2 primed", "lzma primed"):
         assert name in page
