@@ -149,6 +149,8 @@ class Parameter(Tensor):
 
     def __init__(self, data: Any) -> None:
         data = backend.as_array(data)
+        if data.dtype.kind != "f":
+            raise InputError(f"Parameter: got {data.dtype}, only floating point has gradients")
         if not data.flags.c_contiguous:  # optimisers walk it as one row
             data = data.copy(order="C")
         super().__init__(data, Node("Parameter", data.shape, (), None))

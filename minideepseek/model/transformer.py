@@ -86,8 +86,17 @@ class DeepSeekV3(Module):
     ) -> None:
         if dtype is None or dtype not in COMPUTED:
             raise InputError(f"dtype: got {dtype!r}, the model computes in float32 or float64")
+        if not isinstance(config, DeepSeekV3Config):
+            raise InputError(f"config: got {config!r:.40}, expected a DeepSeekV3Config")
         rng = np.random.default_rng(DEFAULT_SEED) if rng is None else rng
+        if not isinstance(rng, np.random.Generator):
+            raise InputError(f"rng: got {rng!r:.40}, expected a numpy.random.Generator or None")
         self._build(config, Init(rng, config.initializer_range, dtype))
+
+    def __repr__(self) -> str:
+        count = sum(p.size for p in self.parameters())
+        layers = f"{self.config.num_hidden_layers} layers, {len(self.mtp.layers)} MTP modules"
+        return f"DeepSeekV3({layers}, {count:,} parameters, on {self.device})"
 
     def _build(self, config: DeepSeekV3Config, init: Init) -> None:
         self.config, rotary = config, RotaryEmbedding(config)

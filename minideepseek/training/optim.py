@@ -49,6 +49,8 @@ class AdamW:
         self.parameters = list(parameters)
         if not self.parameters:
             raise InputError("parameters: got none, an optimiser needs at least one Parameter")
+        if not 0 <= lr < math.inf:
+            raise InputError(f"lr: got {lr}, expected a number of at least 0")
         if not (0 <= betas[0] < 1 and 0 <= betas[1] < 1):
             raise InputError(f"betas: got {betas}, expected two numbers in [0, 1)")
         self.lr, self.betas, self.eps, self.steps = lr, betas, eps, 0
@@ -115,6 +117,8 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> Any:
 
     A number; on a GPU a 0-d array, which only a reader waits for.
     """
+    if not max_norm > 0:
+        raise InputError(f"max_norm: got {max_norm}, expected a number above 0")
     grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:
         return 0.0

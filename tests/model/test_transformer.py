@@ -325,3 +325,12 @@ def test_a_text_longer_than_the_positions_is_refused():
 def test_a_dtype_to_compute_in_is_checked(dtype):
     with pytest.raises(InputError, match=r"^dtype: got .*float32 or float64$"):
         DeepSeekV3(NANO, dtype=dtype)
+
+
+def test_a_model_says_what_it_is_and_refuses_what_it_is_not_made_of():
+    config = DeepSeekV3Config.preset("nano")
+    assert repr(DeepSeekV3(config)).startswith("DeepSeekV3(2 layers, 1 MTP modules, ")
+    with pytest.raises(InputError, match="config: got 'nano', expected a DeepSeekV3Config"):
+        DeepSeekV3("nano")
+    with pytest.raises(InputError, match="rng: got 0, expected a numpy.random.Generator"):
+        DeepSeekV3(config, 0)

@@ -251,3 +251,15 @@ def test_schedule(steps, warmup, final):
     if len(rest) % 2:  # the middle of the cosine is the middle of its ends
         middle = rest[len(rest) // 2]
         assert len(rest) == 1 or middle == pytest.approx(1.0 + final)
+
+
+def test_negative_rates_and_norms_are_refused():
+    parameter = Parameter(np.ones(2))
+    for lr in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="lr: got"):
+            AdamW([parameter], lr=lr)
+    for norm in (0.0, -1.0, float("nan")):
+        with pytest.raises(InputError, match="max_norm: got"):
+            clip_grad_norm([parameter], norm)
+    with pytest.raises(InputError, match="only floating point has gradients"):
+        Parameter(np.ones(2, int))
