@@ -57,9 +57,11 @@ def their_gradients(theirs: oracle.Oracle, ids: np.ndarray) -> tuple[float, dict
     return loss.item(), oracle.gradients(theirs)
 
 
-def exact_gradients(config: DeepSeekV3Config, seed: int, ids: np.ndarray) -> dict[str, np.ndarray]:
+def exact_gradients(
+    config: DeepSeekV3Config, seed: int, ids: np.ndarray, jitter: int
+) -> dict[str, np.ndarray]:
     with oracle.lifted_casts():
-        return their_gradients(make_pair(config, seed, "float64").theirs, ids)[1]
+        return their_gradients(make_pair(config, seed, "float64", jitter).theirs, ids)[1]
 
 
 def assert_same(pair: Pair, ids: np.ndarray, tolerance: float, exact: Any = None) -> bool:

@@ -128,10 +128,12 @@ def _mscales(config: DeepSeekV3Config) -> dict[str, float]:
     return {k: v for k, v in (config.rope_scaling or {}).items() if k not in given_always}
 
 
-def exact_logits(config: DeepSeekV3Config, seed: int, ids: np.ndarray) -> dict[str, np.ndarray]:
+def exact_logits(
+    config: DeepSeekV3Config, seed: int, ids: np.ndarray, jitter: int
+) -> dict[str, np.ndarray]:
     """Those of transformers in float64, for weights that float32 holds."""
     with oracle.lifted_casts():
-        return {"logits": oracle.logits(make_pair(config, seed, "float64").theirs, ids)}
+        return {"logits": oracle.logits(make_pair(config, seed, "float64", jitter).theirs, ids)}
 
 
 def assert_same(pair: Pair, ids: np.ndarray, tolerance: float, exact: Any = None) -> bool:

@@ -55,9 +55,11 @@ def assert_same(pair: Pair, ids: np.ndarray, tolerance: float, exact: Any = None
         assert_alike(by_depth(found), by_depth(expected), tolerance, exact)
 
 
-def exact_logits(config: DeepSeekV3Config, seed: int, ids: np.ndarray) -> dict[str, np.ndarray]:
+def exact_logits(
+    config: DeepSeekV3Config, seed: int, ids: np.ndarray, jitter: int
+) -> dict[str, np.ndarray]:
     with oracle.lifted_casts():
-        return by_depth(oracle.mtp_logits(make_pair(config, seed, "float64").theirs, ids))
+        return by_depth(oracle.mtp_logits(make_pair(config, seed, "float64", jitter).theirs, ids))
 
 
 @given(DEPTHS.flatmap(lambda d: configs(num_nextn_predict_layers=d)), SEEDS)
