@@ -1,7 +1,7 @@
 """Profiles and the one-thread rule, set before NumPy is imported.
 
 BLAS runs one thread in tests: results are then the same on every machine, and a second pool of
-spinning BLAS threads on a busy machine costs a factor of hundreds (measured).
+spinning BLAS threads on a busy machine can cost far more than it saves.
 """
 
 import os

@@ -172,7 +172,7 @@ def scatter_add(out: Array, index: Array, rows: Array) -> None:
     """out[index[i]] += rows[i] with repeated indices added up. index (n,), rows (n, d).
 
     out (V, d) must be contiguous (a fresh `zeros`): NumPy writes through a flat view of it.
-    NumPy's `add.at` is slow on rows and fast on one axis (a factor 5, measured), so the rows are
+    NumPy's `add.at` is slow on rows and fast on one axis (several times), so the rows are
     addressed element by element. CuPy's adds by atomics, whose order is not fixed.
     """
     xp, d = xp_of(out, rows), out.shape[1]
