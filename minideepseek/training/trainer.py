@@ -48,8 +48,8 @@ from minideepseek.training.optim import AdamW, clip_grad_norm, cosine_schedule, 
 class Plan:
     """The numbers of a run. Rates are per step, lengths in tokens, γ = bias_step.
 
-    The defaults suit `mini` and a few minutes. They were picked from four runs of 1.4 million bytes,
-    one seed each, by `minideepseek pretrain --steps N --batch-size B --learning-rate R` while the
+    The defaults suit `mini` and a few minutes. They were picked from four runs of 1.4 million bytes
+    (one seed each) by `minideepseek pretrain --steps N --batch-size B --learning-rate R` while the
     warm-up was 20 steps. Held-out bits per byte: 2.42 at 350 steps of 16 × 256 and R = 3e-3 (with
     γ = 0.02); at 700 steps of 8 × 256 and γ = 0.01, 2.31 at 3e-3, 2.28 at 1.5e-3, 2.46 at 6e-3. The
     rate chosen, 2e-3, lies between two of them and was run only at 1,000 steps.
