@@ -9,6 +9,7 @@ works through row blocks that fit the cache, keeps less for backward and makes o
     swiglu                    gate, up                       gate, σ, gate σ, up
     rope                      nothing (it is linear)         two products
     softmax_cross_entropy     logits, lse (one a row)        log-probabilities twice
+    token_logprobs            logits, lse (one a row)        log-probabilities, scaled logits
 
 Attention and the experts' product have files of their own.
 """
@@ -20,6 +21,7 @@ import math
 from minideepseek.autograd.backend import Array, parallel_for, row_blocks, xp_of
 from minideepseek.autograd.engine import primitive
 from minideepseek.autograd.products import matmul_rows, matmul_tokens
+from minideepseek.errors import InputError
 
 
 def rows_of(x: Array) -> Array:
@@ -246,3 +248,48 @@ def softmax_cross_entropy(logits, targets, weights=None, *, denominator=None):
         return (dlogits, None) if weights is None else (dlogits, None, None)
 
     return partial.sum() / n, vjp
+
+
+@primitive
+def token_logprobs(logits, targets, *, temperature=1.0):
+    """y = z_target − ln Σⱼ e^zⱼ with z = logits/τ:   dlogits = g (onehot(target) − softmax(z)) / τ.
+
+    logits (…, V), targets (…) integers, y (…) in nats: the log-probability of each token under the
+    distribution that sampling at temperature τ draws from; never above 0. InputError for τ ≤ 0.
+    """
+    if not 0 < temperature < math.inf:
+        raise InputError(f"temperature: got {temperature!r}, expected a number above 0")
+    xp, x, by = xp_of(logits, targets), rows_of(logits), 1 / float(temperature)
+    rows, column = len(x), targets.reshape(len(x), 1)
+    y, lse = xp.empty((rows, 1), x.dtype), xp.empty((rows, 1), x.dtype)
+    blocks = row_blocks(xp, rows, 2 * x.shape[1] * x.itemsize)
+
+    def forward(s):
+        z = x[s] * by
+        m = z.max(-1, keepdims=True)
+        z -= m
+        picked = xp.take_along_axis(z, column[s], -1)  # a copy: z is overwritten next
+        xp.exp(z, out=z)
+        log_sum = xp.log(z.sum(-1, keepdims=True))
+        xp.subtract(picked, log_sum, out=y[s])
+        xp.add(m, log_sum, out=lse[s])
+
+    parallel_for(forward, blocks)
+
+    def vjp(g):
+        dlogits, slope = xp.empty(logits.shape, x.dtype), g.reshape(rows, 1) * -by
+        dx = rows_of(dlogits)
+
+        def backward(s):
+            p = dx[s]
+            xp.multiply(x[s], by, out=p)
+            p -= lse[s]
+            xp.exp(p, out=p)
+            hit = xp.take_along_axis(p, column[s], -1)
+            xp.put_along_axis(p, column[s], hit - 1, -1)
+            p *= slope[s]
+
+        parallel_for(backward, blocks)
+        return dlogits, None
+
+    return y.reshape(targets.shape), vjp

@@ -69,6 +69,12 @@ def softmax_cross_entropy(logits, targets, weights=None, *, denominator=None):
     return p.sum(chosen) * (-1 / (targets.size if denominator is None else denominator))
 
 
+def token_logprobs(logits, targets, *, temperature=1.0):
+    """ln softmax(logits/τ)[target].   logits (…, V), targets (…) integers."""
+    logprobs = p.log_softmax(logits * (1 / temperature))
+    return p.take_along_axis(logprobs, targets[..., None])[..., 0]
+
+
 def attention(q, k, v, *, scale, offsets=0, lengths=None, segment_ids=None):
     """softmax(scale q kᵀ + mask) v with the whole matrix of scores: see the fused one."""
     (batch, t, h, _), s, h_kv = q.shape, k.shape[1], k.shape[2]

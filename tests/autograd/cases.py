@@ -260,6 +260,13 @@ def _softmax_cross_entropy(draw, values):
     return tuple(arrays), {"denominator": draw(st.sampled_from([None, 1, 2.5]))}
 
 
+@case("token_logprobs")
+def _token_logprobs(draw, values):
+    lead, vocab = draw(shapes(min_side=1, max_dims=2)), draw(st.integers(1, 5))
+    options = {"temperature": draw(st.sampled_from([1.0, 1, 0.7, 2.0]))}
+    return (values.mild((*lead, vocab)), values.integers(vocab, lead)), options
+
+
 @case("attention", linear=((2,),))
 def _attention(draw, values):
     b, h_kv, group, dk, dv = (draw(st.integers(1, 3)) for _ in range(5))

@@ -51,7 +51,7 @@ def outcome(function, arrays, options, u):
 def test_every_fused_primitive_has_a_composition():
     assert set(FUSED) == {
         "linear", "rms_norm", "swiglu", "rope", "append_shared", "head_linear",
-        "softmax_cross_entropy", "attention", "expert_mlp",
+        "softmax_cross_entropy", "token_logprobs", "attention", "expert_mlp",
     }  # fmt: skip
 
 
@@ -167,6 +167,39 @@ def test_cross_entropy_of_huge_logits_is_finite():
 def test_cross_entropy_refuses_a_target_outside_the_vocabulary():
     with pytest.raises(IndexError):
         PRIMITIVES["softmax_cross_entropy"](np.zeros((2, 3)), np.array([0, 3]))
+
+
+# ----------------------------------------------------------------------------- log-probabilities
+
+
+@given(seed=seeds, temperature=st.sampled_from([0.25, 1.0, 3.0]))
+def test_token_logprobs_of_all_tokens_are_a_distribution_at_the_temperature(seed, temperature):
+    logits = np.random.default_rng(seed).standard_normal(5)
+    every = call("token_logprobs", (np.tile(logits, (5, 1)), np.arange(5)),
+                 {"temperature": temperature})[0]  # fmt: skip
+    p = np.exp(logits / temperature)
+    np.testing.assert_allclose(np.exp(every), p / p.sum(), rtol=1e-13)
+
+
+def test_token_logprobs_in_numbers():
+    logits = np.log(np.array([[1.0, 9.0], [1.0, 1.0]]))
+    y, pull = call("token_logprobs", (logits, np.array([1, 0])), {"temperature": 2.0})
+    np.testing.assert_allclose(y, [math.log(3 / 4), math.log(1 / 2)], rtol=1e-14)  # √9 = 3
+    slopes = pull(np.array([1.0, 2.0]))[0]
+    np.testing.assert_allclose(slopes, [[-0.125, 0.125], [0.5, -0.5]], rtol=1e-14)
+
+
+def test_token_logprobs_are_finite_and_never_above_zero():
+    logits = np.array([[1e4, -1e4, 0.0], [300.0, 300.0, -300.0], [40.0, 0.0, 0.0]], np.float32)
+    y, _ = call("token_logprobs", (logits, np.array([1, 0, 0])), {})
+    assert y.dtype == np.float32 and np.isfinite(y).all() and (y <= 0).all()
+    np.testing.assert_allclose(y[:2], [-2e4, -math.log(2)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, math.nan, math.inf])
+def test_token_logprobs_refuses_a_temperature_that_is_none(temperature):
+    with pytest.raises(InputError, match=r"temperature: got .*, expected a number above 0"):
+        PRIMITIVES["token_logprobs"](np.zeros(2), np.array(0), temperature=temperature)
 
 
 # --------------------------------------------------------------------------------------- rope
