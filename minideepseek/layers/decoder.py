@@ -41,14 +41,16 @@ class DecoderLayer(Module):
         counts: Array | None = None,
         mask: Array | None = None,
         segment_ids: Array | None = None,
+        replay: Array | None = None,
     ) -> tuple[Tensor, Routing | None]:
         """The output and the router's decisions (None for a dense layer).
 
         cache, counts, segment_ids: see MultiHeadLatentAttention. mask: (B, T), 0 for padding.
+        replay: (B·T, k), the experts to use in place of the router's choice.
         """
         h = x + self.self_attn(self.input_layernorm(x), cache, counts, segment_ids)
         z = self.post_attention_layernorm(h)
         if isinstance(self.mlp, MLP):
             return h + self.mlp(z), None
-        y, routing = self.mlp.routed(z, mask)
+        y, routing = self.mlp.routed(z, mask, replay)
         return h + y, routing

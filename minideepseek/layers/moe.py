@@ -157,19 +157,26 @@ class Router(Module):
             config.topk_group,
         )
 
-    def __call__(self, x: Tensor, mask: Array | None) -> Routing:
-        """x (N, d), mask None or (N,), 0 for padding, which is sent nowhere."""
+    def __call__(self, x: Tensor, mask: Array | None, replay: Array | None = None) -> Routing:
+        """x (N, d), mask None or (N,), 0 for padding, which is sent nowhere.
+
+        replay: None or (N, k), the choices of an earlier pass: taken as they are, −1 for nowhere.
+        """
         scores = ops.sigmoid(ops.linear(x, self.weight))
-        indices = route(
-            scores.data,
+        indices = self.choose(scores.data) if replay is None else replay
+        if mask is not None:
+            indices = xp_of(indices).where(mask[:, None] != 0, indices, -1)
+        return Routing(indices, scores, count_experts(indices, self.weight.shape[0]))
+
+    def choose(self, scores: Array) -> Array:
+        """`route` by this layer's bias and numbers.  scores (N, E) → (N, k)."""
+        return route(
+            scores,
             self.e_score_correction_bias,
             k=self.k,
             n_group=self.n_group,
             topk_group=self.topk_group,
         )
-        if mask is not None:
-            indices = xp_of(indices).where(mask[:, None] != 0, indices, -1)
-        return Routing(indices, scores, count_experts(indices, self.weight.shape[0]))
 
 
 class Experts(Module):
@@ -208,12 +215,19 @@ class DeepSeekMoE(Module):
     def __call__(self, x: Tensor) -> Tensor:
         return self.routed(x)[0]
 
-    def routed(self, x: Tensor, mask: Array | None = None) -> tuple[Tensor, Routing]:
-        """The output and what the router decided.  mask: None or (B, T), 0 for padding."""
+    def routed(
+        self, x: Tensor, mask: Array | None = None, replay: Array | None = None
+    ) -> tuple[Tensor, Routing]:
+        """The output and what the router decided.  mask: None or (B, T), 0 for padding.
+
+        replay: None or (B·T, k), the experts to use, −1 for none: V3.2 keeps those of the sampler
+        when it trains on samples, so that a rounding error cannot flip a choice between the two.
+        """
         flat = ops.reshape(x, shape=(x.shape[0] * x.shape[1], x.shape[2]))
-        routing = self.gate(flat, None if mask is None else mask.reshape(-1))
+        routing = self.gate(flat, None if mask is None else mask.reshape(-1), replay)
         chosen = routing.indices
-        if mask is not None:  # a gather needs distinct experts; the product ignores rows of −1
+        if mask is not None or replay is not None:
+            # A gather needs distinct experts; the product ignores rows of −1.
             xp = xp_of(chosen)
             chosen = xp.where(chosen < 0, xp.arange(chosen.shape[-1]), chosen)
         weights = gate_weights(routing.scores, chosen, normalise=self.normalise, factor=self.factor)

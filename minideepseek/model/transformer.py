@@ -140,19 +140,23 @@ class DeepSeekV3(Module):
         counts: Array | None = None,
         mask: Array | None = None,
         segment_ids: Array | None = None,
+        routing: list[Array] | None = None,
     ) -> tuple[Tensor, list[Routing]]:
         """The normed last states (B, T, d) and the routing of each MoE layer.
 
         cache: what was seen before; counts (B,) on the host: how many of the T tokens are real;
         mask (B, T): 0 for padding, which is then routed nowhere; segment_ids (B, T): tokens of
-        different segments do not see each other.
+        different segments do not see each other; routing: the experts to use, (B·T, k) indices for
+        each MoE layer, −1 for none, in place of the routers' choices.
         """
-        h, routings = self.model.embed_tokens(ids), []
+        h, routings = self.model.embed_tokens(ids), list[Routing]()
         for i, layer in enumerate(self.model.layers):
-            past = None if cache is None else cache.layers[i]
-            h, routing = layer(h, past, counts, mask, segment_ids)
-            if routing is not None:
-                routings.append(routing)
+            past, replay = None if cache is None else cache.layers[i], None
+            if routing is not None and self.config.is_moe_layer(i):
+                replay = routing[len(routings)]
+            h, decided = layer(h, past, counts, mask, segment_ids, replay)
+            if decided is not None:
+                routings.append(decided)
         return self.model.norm(h), routings
 
     def logits(self, h: Tensor) -> Tensor:

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minideepseek.autograd.engine import Parameter, Tensor
+from minideepseek.autograd import backend
+from minideepseek.autograd.engine import Parameter, Tensor, ops
 from minideepseek.autograd.gradcheck import gradcheck
 from minideepseek.layers.moe import (
+    DeepSeekMoE,
     Router,
     count_experts,
     gate_weights,
@@ -19,8 +21,10 @@ from minideepseek.layers.moe import (
     sequence_balance_loss,
     update_bias,
 )
+from minideepseek.model.config import DeepSeekV3Config
 from tests.layers import plain
-from tests.layers.common import layer, normal, seeds
+from tests.layers.common import build, draw_ids, layer, normal, seeds
+from tests.strategies import configs
 
 
 @st.composite
@@ -165,6 +169,86 @@ def test_the_bias_is_stored_and_not_trained():
         normal(1, 9, 2)
     )
     assert np.array_equal(r.e_score_correction_bias, before)
+
+
+# ------------------------------------------------------------------------------------------- replay
+
+
+@given(routings(), seeds, st.integers(1, 6))
+def test_a_replayed_choice_is_taken_as_it_is(routing, seed, tokens):
+    """Scores are computed anew, experts are as given, −1 and padding stay nowhere."""
+    groups, size, kept, k = routing
+    r, x = router(groups * size, k, groups, kept, seed=seed), normal(seed, tokens, 5)
+    plain_choice = r(Tensor(x), None)
+    given_choice = (plain_choice.indices + 1) % (groups * size)  # distinct still
+    given_choice[0] = -1
+    routed = r(Tensor(x), None, given_choice)
+    assert np.array_equal(routed.indices, given_choice)
+    assert np.array_equal(routed.scores.data, plain_choice.scores.data)
+    assert routed.counts == count_experts(given_choice, groups * size)
+    mask = np.arange(tokens) < tokens - 1
+    padded = r(Tensor(x), mask, given_choice)
+    assert np.array_equal(padded.indices[:-1], given_choice[:-1])
+    assert (padded.indices[-1] == -1).all()
+
+
+@given(configs(first_k_dense_replace=1, num_hidden_layers=3), seeds, st.integers(1, 3))
+def test_a_model_replays_each_layers_experts(config, seed, rows):
+    """Its own choices give what it gives; another layer order or another choice does not.
+
+    Gradients reach the experts that were given and no others.
+    """
+    model, ids = build(config, seed), draw_ids(config, seed, rows, 4)
+    h, routings = model.hidden(ids)
+    own = [routing.indices for routing in routings]
+    again, replayed = model.hidden(ids, routing=own)
+    assert np.array_equal(again.data, h.data) and len(own) == 2
+    assert [r.counts for r in replayed] == [r.counts for r in routings]
+    k, experts = config.num_experts_per_tok, config.n_routed_experts
+    others = [np.tile(np.arange(i, i + k) % experts, (rows * 4, 1)) for i in (1, 2)]
+    others[0][-1] = -1
+    h, replayed = model.hidden(ids, routing=others)
+    assert all(np.array_equal(r.indices, o) for r, o in zip(replayed, others, strict=True))
+    h.sum().backward()
+    for layer_, given_choice in zip(model.model.layers[1:], others, strict=True):
+        touched = layer_.mlp.experts.down_proj.grad.any((1, 2))
+        assert set(np.flatnonzero(touched)) <= set(given_choice.ravel()) - {-1}
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_replayed_layer_is_the_sum_over_the_given_experts(normalise):
+    """y = Σ gᵢ FFNᵢ over them, gates from the fresh scores; a token sent nowhere gets 0."""
+    config = DeepSeekV3Config.preset("nano", norm_topk_prob=normalise)
+    module, x = layer(DeepSeekMoE, config, seed=3), normal(4, 1, 3, config.hidden_size)
+    given_choice = np.array([[6, 1], [-1, -1], [0, 7]])
+    y, routing = module.routed(Tensor(x), replay=given_choice)
+    state = {f"mlp.{name}": array for name, array in module.state_dict().items()}
+    for t in (0, 1, 2):
+        expected = plain.mlp(state, "mlp.shared_experts.", x[0, t])
+        s = 1 / (1 + np.exp(-module.gate.weight.data @ x[0, t]))
+        total = s[given_choice[t]].sum() if normalise else 1
+        for e in given_choice[t][given_choice[t] >= 0]:
+            gate = config.routed_scaling_factor * s[e] / total
+            expected = expected + gate * np.array(plain.mlp(state, f"mlp.experts.{e}.", x[0, t]))
+        assert np.allclose(y.data[0, t], expected, rtol=1e-11)
+    gradcheck(
+        lambda u, w: ops.reshape(module.routed(u, replay=given_choice)[0], shape=(-1,)) * w,
+        x, normal(5, x.size),
+    )  # fmt: skip
+
+
+def test_a_token_replayed_nowhere_teaches_the_gate_nothing(device):
+    """Nor does its −1 wrap around to the last expert, twice: a device may add in any order."""
+    config = DeepSeekV3Config.preset("nano")
+    module = layer(DeepSeekMoE, config, seed=3).to(device)
+    x = Parameter(backend.to_device(normal(4, 1, 2, config.hidden_size), device))
+    given_choice = backend.to_device(np.array([[-1, -1], [0, 3]]), device)
+    y, routing = module.routed(x, replay=given_choice)
+    (y - module.shared_experts(x)).sum().backward()
+    assert routing.counts == [1, 0, 0, 1, 0, 0, 0, 0]
+    assert np.abs(backend.to_host(x.grad)[0, 0]).max() < 1e-12
+    taught = backend.to_host(module.gate.weight.grad).any(1)
+    assert np.flatnonzero(taught).tolist() == [0, 3]
 
 
 # ---------------------------------------------------------------------------------- loads, the bias
