@@ -3,6 +3,7 @@
     corpus       where the text comes from, and an honest held-out part
     data         batches, evaluation windows, and the compressors to beat
     optim        AdamW, clipping, the schedule
+    blame        which number went bad first
     trainer      one step: losses, one look at them, an update, the routers' biases
     rundir       a run's directory: metrics, checkpoints, going on after a kill
     language     the language part of the journey

@@ -4,7 +4,7 @@ r"""A run's directory: metrics line by line, checkpoints that are there whole or
     checkpoints/step-…       `write_model`'s files, the tokenizer's, optimizer.safetensors and
                              trainer.json; written beside their name, synced, then renamed
 
-`resume` puts a Trainer where the newest checkpoint left it and cuts metrics.jsonl back to that
+`resume` puts a trainer where the newest checkpoint left it and cuts metrics.jsonl back to that
 step: what an interrupted process did beyond it is done again, with the same numbers. A run that was
 killed before its first checkpoint begins again, which comes to the same.
 """
@@ -31,7 +31,7 @@ from minideepseek.model.files import atomic_directory, atomic_write
 from minideepseek.model.safetensors import load_file, save_file
 from minideepseek.model.strict_json import read_json
 from minideepseek.model.tokenizer import Tokenizer
-from minideepseek.training.trainer import Trainer
+from minideepseek.training.trainer import Training
 
 KEPT = 2  # checkpoints
 VERSIONS = {
@@ -74,7 +74,7 @@ class RunDirectory:
         """What was recorded; a last line cut short by a kill is left out."""
         return read_metrics(self._log)
 
-    def save(self, trainer: Trainer) -> Path:
+    def save(self, trainer: Training) -> Path:
         """Write checkpoints/step-…, then remove all but the newest two."""
         with self._log.open("rb") as file:
             os.fsync(file.fileno())  # a checkpoint never knows of more steps than metrics.jsonl
@@ -93,7 +93,7 @@ class RunDirectory:
         for old in list_checkpoints(self.path)[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def resume(self, trainer: Trainer) -> list[str]:
+    def resume(self, trainer: Training) -> list[str]:
         """Load the newest checkpoint, if there is one, into a `trainer` that has made no step.
 
         Returns sentences on what differs from when it was written. CheckpointError if it is
@@ -115,7 +115,7 @@ class RunDirectory:
         self._remove_old()  # a kill may have left one half removed
         return notices
 
-    def _state(self, trainer: Trainer) -> dict[str, Any]:
+    def _state(self, trainer: Training) -> dict[str, Any]:
         return {
             "step": trainer.done,
             "tokens": trainer.tokens,
@@ -126,7 +126,7 @@ class RunDirectory:
             "surroundings": _surroundings(trainer),
         }
 
-    def _compare(self, trainer: Trainer, folder: Path, state: dict[str, Any]) -> None:
+    def _compare(self, trainer: Training, folder: Path, state: dict[str, Any]) -> None:
         """CheckpointError if the checkpoint is of another run than the trainer's."""
         if state["corpus"] != self.corpus:
             raise CheckpointError(
@@ -146,7 +146,7 @@ class RunDirectory:
                         "go on with the options that the run was begun with"
                     )
 
-    def _restore(self, trainer: Trainer, folder: Path, state: dict[str, Any]) -> None:
+    def _restore(self, trainer: Training, folder: Path, state: dict[str, Any]) -> None:
         moments, own = load_file(folder / "optimizer.safetensors"), _moments(trainer)
         for name, array in own.items():
             if name not in moments or moments[name].shape != array.shape:
@@ -197,7 +197,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _moments(trainer: Trainer) -> dict[str, Array]:
+def _moments(trainer: Training) -> dict[str, Array]:
     """AdamW's m and v by name."""
     found = {}
     for letter, arrays in (("m", trainer.optimiser.m), ("v", trainer.optimiser.v)):
@@ -206,7 +206,7 @@ def _moments(trainer: Trainer) -> dict[str, Array]:
     return found
 
 
-def _surroundings(trainer: Trainer) -> dict[str, Any]:
+def _surroundings(trainer: Training) -> dict[str, Any]:
     """What a run's last bits depend on."""
     return VERSIONS | {
         "machine": platform.machine(),

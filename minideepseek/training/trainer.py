@@ -30,16 +30,17 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from minideepseek.autograd.backend import Array, to_host, xp_of
-from minideepseek.autograd.engine import is_finite, no_grad, watch
+from minideepseek.autograd.engine import Parameter
 from minideepseek.errors import DivergedError, InputError
 from minideepseek.layers.moe import max_violation, update_bias
 from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.transformer import DeepSeekV3, Losses, evaluate_loss
+from minideepseek.training.blame import blame
 from minideepseek.training.data import BatchLoader, evaluation_windows
 from minideepseek.training.optim import AdamW, clip_grad_norm, cosine_schedule, matrices_only
 
@@ -72,14 +73,7 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in _AT_LEAST.items():
-            if type(getattr(self, name)) is not int or getattr(self, name) < least:
-                came = repr(getattr(self, name))
-                raise InputError(f"{name}: got {came}, expected an integer of at least {least}")
-        for name, most in _AT_MOST.items():
-            if not 0 <= getattr(self, name) <= most:  # false for NaN
-                came = repr(getattr(self, name))
-                raise InputError(f"{name}: got {came}, expected a number from 0 to {most:g}")
+        check_plan(self, _AT_LEAST, _AT_MOST)
 
     def gamma(self, step: int) -> float:
         """γ of step 0 … steps − 1."""
@@ -105,6 +99,38 @@ _AT_MOST = {
     "bias_step": 1.0,
     "bias_frozen": 1.0,
 }
+
+
+def check_plan(plan: Any, at_least: dict[str, int], at_most: dict[str, float]) -> None:
+    """InputError for a field that is no integer of at least …, or no number from 0 to …"""
+    for name, least in at_least.items():
+        if type(getattr(plan, name)) is not int or getattr(plan, name) < least:
+            came = repr(getattr(plan, name))
+            raise InputError(f"{name}: got {came}, expected an integer of at least {least}")
+    for name, most in at_most.items():
+        if not 0 <= getattr(plan, name) <= most:  # false for NaN
+            came = repr(getattr(plan, name))
+            raise InputError(f"{name}: got {came}, expected a number from 0 to {most:g}")
+
+
+class Training(Protocol):
+    """What `fit` drives and a run's directory keeps: every stage's trainer, this file's first.
+
+    plan: a frozen dataclass with steps and checkpoint_every; loader: gives a step its data, and has
+    state_dict and load_state_dict; done: steps made.
+    """
+
+    model: DeepSeekV3
+    plan: Any
+    loader: Any
+    parameters: dict[str, Parameter]
+    optimiser: AdamW
+    done: int
+    tokens: int
+    seconds: float
+
+    def step(self) -> dict[str, Any]: ...
+    def evaluations(self) -> dict[str, Any]: ...
 
 
 class Trainer:
@@ -181,6 +207,13 @@ class Trainer:
             nats, count = nats + more, count + n
         return nats / count / math.log(2)
 
+    def evaluations(self) -> dict[str, Any]:
+        """Metrics of some steps only: bits_per_byte, every evaluate_every steps and at the end."""
+        due = self.done == self.plan.steps or self.done % self.plan.evaluate_every == 0
+        if self.held_out is None or not due:
+            return {}
+        return {"bits_per_byte": round(self.evaluate(), 5)}
+
     def _balance(self, loads: list[list[int]]) -> None:
         gamma = self.plan.gamma(self.done)
         if gamma:
@@ -188,26 +221,12 @@ class Trainer:
                 update_bias(router.e_score_correction_bias, counts, gamma)
 
     def _blame(self, batches: list[np.ndarray], metrics: dict[str, Any]) -> str:
-        """One sentence that names the step and the first tensor that is not finite."""
-        where = f"step {self.done + 1}: the loss is {metrics['loss']}"
-        if math.isfinite(metrics["loss"]):
-            where = f"step {self.done + 1}: the gradient's norm is {metrics['grad_norm']}"
-        for name, parameter in self.parameters.items():
-            if not is_finite(parameter.data):
-                return f"{where}; the first bad tensor is the parameter {name}"
-        found: list[str] = []
-
-        def look(name: str, array: Any) -> None:
-            if not found and array.dtype.kind == "f" and not is_finite(array):
-                found.append(f"an output of {name} of shape {array.shape}")
-
-        for ids in batches:
-            with watch(look), no_grad():
+        def again() -> None:
+            for ids in batches:
                 self.model.losses(ids, mtp_weight=self.plan.mtp_weight)
-        for name, parameter in reversed(self.parameters.items()):  # as backward went
-            if not found and parameter.grad is not None and not is_finite(parameter.grad):
-                found.append(f"the gradient of {name}")
-        return f"{where}; the first bad tensor is {found[0]}" if found else where
+
+        loss, norm = metrics["loss"], metrics["grad_norm"]
+        return blame(self.done + 1, loss, norm, self.parameters, again)
 
 
 def check_length(plan: Plan, config: DeepSeekV3Config) -> None:
@@ -242,24 +261,21 @@ def _read(parts: list[dict[str, list[Array]]], norm: Any) -> dict[str, Any]:
 
 
 def fit(
-    trainer: Trainer,
+    trainer: Training,
     record: Callable[[dict[str, Any]], None],
     save: Callable[[], object],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Steps until plan.steps or should_stop(); True if the run is complete.
 
-    record is given each step's metrics, with bits_per_byte where it was evaluated; save is called
+    record is given each step's metrics, with its evaluations where there were any; save is called
     every plan.checkpoint_every steps, at the end and when stopped.
     """
     plan = trainer.plan
     while trainer.done < plan.steps:
         metrics = trainer.step()
-        last = trainer.done == plan.steps
-        if trainer.held_out is not None and (last or trainer.done % plan.evaluate_every == 0):
-            metrics["bits_per_byte"] = round(trainer.evaluate(), 5)
-        record(metrics)
-        stop = should_stop()
+        record(metrics | trainer.evaluations())
+        last, stop = trainer.done == plan.steps, should_stop()
         if last or stop or trainer.done % plan.checkpoint_every == 0:
             save()
         if stop:
