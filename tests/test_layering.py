@@ -38,6 +38,8 @@ HOST_ONLY = {
     "training/report.py": "draws numbers that were logged",
     "training/figures.py": "draws numbers that were logged",
     "training/scales.py": "draws numbers that were logged",
+    "reasoning/tasks.py": "poses problems and scores texts on the host",
+    "reasoning/countdown.py": "draws problems on the host",
     "cli.py": "reads prompts, creates generators",
 }
 

@@ -1,0 +1,128 @@
+r"""Mini-Countdown: reach a target from two of four numbers, by searching in words
+
+    9 8 5 3 > 13 :   <think> 9 - 5 = 4 ? 9 + 3 = 12 ? 9 - 3 = 6 ? 8 + 5 = 13 ! </think> 8 + 5
+
+Four different numbers from 1 to 9, largest first, and a target: a sum or a difference of two of
+them.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from minideepseek.errors import InputError
+from minideepseek.model.tokenizer import WordTokenizer
+from minideepseek.reasoning.tasks import Problem, Task, vocabulary
+
+Candidate = tuple[int, str, int, int]  # a, sign, b, value of a sign b
+
+FACTS, CHECKS, DIRECT = 0.20, 0.20, 0.14  # shares of the documents; the others, 0.46, are traces
+
+
+def candidates(numbers: tuple[int, ...]) -> list[Candidate]:
+    """All that can be tried, in the teacher's order: pair by pair, the sum, then the difference.
+
+    numbers: largest first, so that no difference is negative.
+    """
+    pairs = combinations(numbers, 2)
+    return [c for a, b in pairs for c in ((a, "+", b, a + b), (a, "-", b, a - b))]
+
+
+class Countdown(Task):
+    """The task. numbers: how many are given; largest: they are from 1 to this; give_up: g.
+
+    Raises InputError for sizes outside 2 to 5 numbers and numbers to 20, and for a g that is not a
+    probability.
+    """
+
+    name = "countdown"
+
+    def __init__(self, numbers: int = 4, largest: int = 9, give_up: float = 0.3) -> None:
+        if not 2 <= numbers <= 5:
+            raise InputError(f"numbers: got {numbers}, expected 2 to 5")
+        if not numbers <= largest <= 20:
+            raise InputError(f"largest: got {largest}, expected {numbers} (numbers) to 20")
+        if not 0 <= give_up <= 1:
+            raise InputError(f"give_up: got {give_up}, expected a probability")
+        self.largest, self.give_up = largest, give_up
+        self.sets = list(combinations(range(largest, 0, -1), numbers))
+        self.facts = candidates(tuple(range(largest, 0, -1)))
+        self.tokenizer = WordTokenizer(vocabulary(max(18, 2 * largest)))
+        self.max_prompt_tokens = 1 + numbers + 3
+        # Every candidate once is 6 tokens each; <think> </think> a + b <eos> are 6 more, and one
+        # step may be repeated.
+        self.max_new_tokens = 6 * (numbers * (numbers - 1) + 2)
+
+    def problem(self, rng: np.random.Generator) -> Problem:
+        """Any problem: a set of numbers and one of its candidates, all equally likely."""
+        numbers = _pick(self.sets, rng)
+        return _problem(numbers, _pick(candidates(numbers), rng)[3])
+
+    def held_out_problems(self) -> list[Problem]:
+        """Every held-out problem, each once; 117 with the defaults."""
+        every = [
+            _problem(numbers, target)
+            for numbers in self.sets
+            for target in sorted({value for *_, value in candidates(numbers)})
+        ]
+        return [problem for problem in every if self.is_held_out(problem)]
+
+    def verify(self, problem: Problem, answer: str) -> bool:
+        """Whether the answer is "a + b" or "a - b" of two given numbers and hits the target."""
+        numbers, target = problem.facts
+        words = answer.split()
+        given = {str(number): number for number in numbers}
+        if len(words) != 3 or words[0] not in given or words[2] not in given:
+            return False
+        a, sign, b = given[words[0]], words[1], given[words[2]]
+        if a == b:  # the numbers differ, so this is one of them used twice
+            return False
+        return (sign == "+" and a + b == target) or (sign == "-" and a - b == target)
+
+    def demonstration(self, problem: Problem, rng: np.random.Generator) -> str:
+        """The search from a random candidate on; after each miss it gives up with probability g."""
+        numbers, target = problem.facts
+        order = candidates(numbers)
+        start = int(rng.integers(len(order)))
+        steps = []
+        for a, sign, b, value in order[start:] + order[:start]:
+            hit = value == target
+            steps.append(f"{a} {sign} {b} = {value} {'!' if hit else '?'}")
+            if hit:
+                return f"<think> {' '.join(steps)} </think> {a} {sign} {b}"
+            if rng.random() < self.give_up:
+                break
+        return f"<think> {' '.join(steps)} </think> ?"
+
+    def document(self, rng: np.random.Generator) -> str:
+        """A fact, a check, a problem with its answer, or a problem with the teacher's response."""
+        kind = rng.random()
+        if kind < FACTS + CHECKS:
+            return self._fact(rng) if kind < FACTS else self._check(rng)
+        problem = self.draw(rng)
+        if kind < FACTS + CHECKS + DIRECT:
+            numbers, target = problem.facts
+            a, sign, b, _ = _pick([c for c in candidates(numbers) if c[3] == target], rng)
+            return f"{problem.prompt} {a} {sign} {b}"
+        return f"{problem.prompt} {self.demonstration(problem, rng)}"
+
+    def _fact(self, rng: np.random.Generator) -> str:
+        a, sign, b, value = _pick(self.facts, rng)
+        return f"{a} {sign} {b} = {value}"
+
+    def _check(self, rng: np.random.Generator) -> str:
+        """A step of a search with the target before it; half of them hit."""
+        a, sign, b, value = _pick(self.facts, rng)
+        others = [target for target in range(1, 2 * self.largest) if target != value]
+        target = value if rng.random() < 0.5 else _pick(others, rng)
+        return f"> {target} : {a} {sign} {b} = {value} {'!' if value == target else '?'}"
+
+
+def _problem(numbers: tuple[int, ...], target: int) -> Problem:
+    return Problem(f"{' '.join(map(str, numbers))} > {target} :", (numbers, target))
+
+
+def _pick(choices: Sequence[Any], rng: np.random.Generator) -> Any:
+    return choices[int(rng.integers(len(choices)))]
