@@ -40,6 +40,11 @@ HOST_ONLY = {
     "training/scales.py": "draws numbers that were logged",
     "reasoning/tasks.py": "poses problems and scores texts on the host",
     "reasoning/countdown.py": "draws problems on the host",
+    "reasoning/addition.py": "draws problems on the host",
+    "reasoning/r1/sft.py": "packs samples on the host before they are sent",
+    "reasoning/r1/sources.py": "draws samples on the host",
+    "reasoning/r1/model.py": "puts prompts together on the host",
+    "reasoning/r1/pipeline.py": "picks samples on the host",
     "cli.py": "reads prompts, creates generators",
 }
 

@@ -2,8 +2,57 @@ r"""Mini-Countdown: reach a target from two of four numbers, by searching in wor
 
     9 8 5 3 > 13 :   <think> 9 - 5 = 4 ? 9 + 3 = 12 ? 9 - 3 = 6 ? 8 + 5 = 13 ! </think> 8 + 5
 
-Four different numbers from 1 to 9, largest first, and a target: a sum or a difference of two of
-them.
+Given are four different numbers from 1 to 9, largest first, and a target, the sum or the difference
+of two of them. The answer is such a sum or difference; where there are several, all are right. A
+thought is a search: a step says what it tries, what comes out, and a verdict, `!` for a hit and `?`
+for a miss. One guess hits with 10 %; twelve steps try everything. Thinking pays.
+
+>>> task = Countdown()
+>>> problem = Problem("9 8 5 3 > 13 :", ((9, 8, 5, 3), 13))
+>>> [task.verify(problem, answer) for answer in ("8 + 5", "5 + 8", "9 + 4", "8 + 5 = 13", "?")]
+[True, True, False, False, False]
+>>> Countdown(give_up=0.0).demonstration(problem, np.random.default_rng(1))
+'<think> 9 - 3 = 6 ? 8 + 5 = 13 ! </think> 8 + 5'
+
+A problem is drawn as one of 126 sets and one of its 12 candidates, all equally likely. There are
+1,231 different problems with 1.23 solutions on average; a drawn one has 1.39, because a target that
+can be reached twice is drawn twice as often. 117 are held out. What is new in them is the question:
+every fact, and every set of numbers with some other target, occurs in training.
+
+An impatient teacher
+--------------------
+The teacher starts at a random candidate and goes on in order (pair by pair, + before -, then from
+the beginning again), so that nothing is tried twice. But after every miss it gives up with
+probability g: `</think> ?`. After k misses before the hit it is still there with (1 − g)ᵏ, so
+
+    accuracy = E[(1 − g)ᵏ] ,   attempts = E[Σᵢ₌₀ᵏ (1 − g)ⁱ] ,   over problems and beginnings.
+
+    g                            0     0.25    0.3    0.35    0.4    0.5
+    problems as drawn   right  100     39.3   34.2    30.2   27.0   22.2  %
+                     attempts   5.61    2.82   2.53    2.30   2.10   1.78
+    the 117 held out    right  100     36.3   31.3    27.4   24.3   19.7  %
+                     attempts   5.98    2.91   2.60    2.35   2.14   1.80
+
+Whoever imitates this teacher gets as far as the table says, with any number of demonstrations:
+giving up is part of what is imitated. Yet all that 100 % takes is in them: facts, verdicts, the
+order. Reinforcement learning sees only which answers were right, and the way to more of them is not
+to give up; a thought then takes 6.0 attempts instead of 2.6, because the problems take as many, and
+no reward asks for length. A caveat: for g < 0.5 the most probable next word is never to give up,
+so greedy decoding hides what imitation lacks. Temperature 1 shows the policy itself.
+
+The text before
+---------------
+The base model reads this language first, as others read the web, thoughts among it:
+
+    fact      8 + 5 = 13                          20 %
+    check     > 13 : 8 + 5 = 13 !                 20 %    half of them misses
+    direct    9 8 5 3 > 13 : 8 + 5                14 %
+    trace     9 8 5 3 > 13 : <think> … </think>   46 %    the teacher's, as impatient as ever
+
+Checks matter more than their share: a reward for right answers does not teach the verdict, and
+with verdicts that mean nothing a search cannot know where to stop.
+
+Source: the game of Gandhi et al. 2024 (Stream of Search, arXiv 2404.03683), with one operation.
 """
 
 from collections.abc import Sequence

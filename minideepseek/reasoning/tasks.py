@@ -9,7 +9,7 @@ and from no neural network: a learned judge can be fooled, a long run searches f
 it, and mending the judge means training it again. (R1's last stage does use reward models, for what
 no rule can check: helpfulness and harmlessness.) The rule looks at the answer alone. No thought is
 rewarded for itself, not even for being true: that is what makes the thoughts the model's own, and
-it is also the limit of the method, since a model that cannot check its steps learns to bluff.
+it is also the limit of the method: a model whose checks are weak may learn to bluff instead.
 
     reward = 1 · accuracy + 0.1 · format
 
@@ -31,9 +31,9 @@ of last digits out of all training.
 
 Words
 -----
-Text is words between spaces, one token each (`WordTokenizer`): a model that had to compose 13 of
-two tokens finds `13 = 13` hard to learn. 33 words serve all tasks: five special tokens, 0 to 9,
-nine signs, 10 to 18.
+Text is words between spaces, one token each (`WordTokenizer`), and a number is one word: whether 13
+is 13 is then a comparison of two tokens, not of two rows of digits. 33 words serve all tasks: five
+special tokens, 0 to 9, nine signs, 10 to 18.
 
 A task of your own
 ------------------
