@@ -45,6 +45,7 @@ HOST_ONLY = {
     "reasoning/r1/sources.py": "draws samples on the host",
     "reasoning/r1/model.py": "puts prompts together on the host",
     "reasoning/r1/pipeline.py": "picks samples on the host",
+    "reasoning/evaluate.py": "counts what answers are worth",
     "cli.py": "reads prompts, creates generators",
 }
 
