@@ -40,8 +40,8 @@ class Addition(Task):
     name = "addition"
 
     def __init__(self, digits: int = 3) -> None:
-        if not 1 <= digits <= 9:
-            raise InputError(f"digits: got {digits}, expected 1 to 9")
+        if not (isinstance(digits, int) and 1 <= digits <= 9):
+            raise InputError(f"digits: got {digits!r}, expected an integer from 1 to 9")
         self.digits = digits
         self.max_prompt_tokens = 1 + 2 * digits + 2
         # "4 + 8 + 1 = 1 3 ," is 9 tokens a column; <think> </think> 1 9 3 3 <eos> are digits + 4.

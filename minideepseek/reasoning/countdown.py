@@ -29,7 +29,7 @@ probability g: `</think> ?`. After k misses before the hit it is still there wit
 
     g                            0     0.25    0.3    0.35    0.4    0.5
     problems as drawn   right  100     39.3   34.2    30.2   27.0   22.2  %
-                     attempts   5.61    2.82   2.53    2.30   2.10   1.78
+                     attempts   5.61    2.82   2.53    2.30   2.09   1.78
     the 117 held out    right  100     36.3   31.3    27.4   24.3   19.7  %
                      attempts   5.98    2.91   2.60    2.35   2.14   1.80
 
@@ -89,10 +89,10 @@ class Countdown(Task):
     name = "countdown"
 
     def __init__(self, numbers: int = 4, largest: int = 9, give_up: float = 0.3) -> None:
-        if not 2 <= numbers <= 5:
-            raise InputError(f"numbers: got {numbers}, expected 2 to 5")
-        if not numbers <= largest <= 20:
-            raise InputError(f"largest: got {largest}, expected {numbers} (numbers) to 20")
+        if not (isinstance(numbers, int) and 2 <= numbers <= 5):
+            raise InputError(f"numbers: got {numbers!r}, expected an integer from 2 to 5")
+        if not (isinstance(largest, int) and numbers <= largest <= 20):
+            raise InputError(f"largest: got {largest!r}, expected an integer from {numbers} to 20")
         if not 0 <= give_up <= 1:
             raise InputError(f"give_up: got {give_up}, expected a probability")
         self.largest, self.give_up = largest, give_up
