@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -83,6 +83,7 @@ class Evaluation:
     accuracy and its standard_error (NaN for one problem), pass_at, majority, format (well-formed
     answers), thinks (answers with a think block), length and truncated (answers that the token
     limit cut off) are of the samples at `temperature`; greedy is None where it was not asked for.
+    statistics: what the function given to `evaluate` counts in the samples.
     shown: the first sample of each of the first problems.
     """
 
@@ -98,13 +99,16 @@ class Evaluation:
     thinks: float
     length: float
     truncated: float
-    shown: tuple[Completion, ...] = ()
+    statistics: dict[str, float]
+    shown: tuple[Completion, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: NaN as None, keys of pass_at as text, `shown` as {prompt, text, ended}."""
         facts = {**asdict(self), "pass_at": {str(k): v for k, v in self.pass_at.items()}}
-        if math.isnan(self.standard_error):
-            facts["standard_error"] = None
+        for numbers in (facts, facts["statistics"]):
+            for key, value in numbers.items():
+                if isinstance(value, float) and math.isnan(value):
+                    numbers[key] = None
         facts["shown"] = [
             {"prompt": one.problem.prompt, "text": one.text, "ended": one.ended}
             for one in self.shown
@@ -122,11 +126,13 @@ def evaluate(
     rng: np.random.Generator | None = None,
     greedy: bool = True,
     max_new_tokens: int | None = None,
+    statistics: Callable[[Sequence[Completion]], dict[str, float]] | None = None,
 ) -> Evaluation:
     """Answer every problem `samples` times at `temperature`, and once greedily if asked to.
 
     rng: None makes one from seed 2024. max_new_tokens: None is the task's. An answer is right if
-    `tasks.accuracy` says so: its format is strict and the verifier accepts it.
+    `tasks.accuracy` says so: its format is strict and the verifier accepts it. statistics: counts
+    what else there is in the samples, such as `countdown_statistics.search_statistics`.
     InputError for no problems, samples outside 1 … 256, or what GroupSampler refuses.
     """
     if not problems:
@@ -141,7 +147,8 @@ def evaluate(
     if greedy:
         sampler = GroupSampler(model, task.tokenizer, 1, limit, temperature=0.0)
         alone = float(np.mean(_right(task, complete(sampler, task, problems, rng)[0])))
-    return _measure(task, groups, lengths, temperature, alone)
+    counted = statistics([one for group in groups for one in group]) if statistics else {}
+    return _measure(task, groups, lengths, temperature, alone, counted)
 
 
 def complete(
@@ -182,6 +189,7 @@ def _measure(
     lengths: np.ndarray,
     temperature: float,
     greedy: float | None,
+    statistics: dict[str, float],
 ) -> Evaluation:
     right = _right(task, groups)
     problems, n = right.shape
@@ -202,5 +210,6 @@ def _measure(
         thinks=float(np.mean([BEGIN in one.text for one in every])),
         length=float(lengths.mean()),
         truncated=float(np.mean([not one.ended for one in every])),
+        statistics=statistics,
         shown=tuple(group[0] for group in groups[:SHOWN]),
     )

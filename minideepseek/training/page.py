@@ -39,6 +39,7 @@ body {
 }
 h1 { margin: 0 0 1.25rem; font-size: 1.9rem; line-height: 1.2; font-weight: 650; }
 h2 { margin: 3.25rem 0 .4rem; font-size: 1.15rem; font-weight: 650; break-after: avoid; }
+.part { margin-top: 5rem; font-size: 1.5rem; }
 h1, h2 { letter-spacing: -.012em; text-wrap: balance; overflow-wrap: anywhere; }
 p, ul { max-width: 42rem; margin: 0 0 1rem; color: var(--soft); overflow-wrap: anywhere; }
 p strong { color: var(--ink); }
@@ -89,6 +90,10 @@ pre {
 .prompt { background: var(--shade); color: var(--soft); box-decoration-break: clone;
   -webkit-box-decoration-break: clone; padding: .1em 0;
   print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.try { white-space: nowrap; }
+.hit { color: var(--s2); }
+.miss { color: var(--s1); }
+.thoughts + .thoughts { margin-top: 1.5rem; }
 .byte { padding: 0 .2em; border: 1px solid var(--s1); border-radius: 2px; color: var(--s1);
   font-size: .72em; font-weight: 400; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }

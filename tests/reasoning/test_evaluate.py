@@ -15,6 +15,7 @@ from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.transformer import DeepSeekV3
 from minideepseek.reasoning import evaluate as chapter
 from minideepseek.reasoning.countdown import Countdown
+from minideepseek.reasoning.countdown_statistics import search_statistics
 from minideepseek.reasoning.evaluate import evaluate, majority_vote, pass_at_k
 from minideepseek.reasoning.grpo.sampler import GroupSampler, Rollout
 from minideepseek.reasoning.tasks import Problem
@@ -138,7 +139,9 @@ def test_every_number_by_hand():
         "greedy": script(one=[RIGHT], two=[WRONG], three=[OTHER]),
     }
     problems = [ONE, TWO, THREE]
-    found = evaluate(model, TASK, problems, samples=4, temperature=0.7, top_p=0.9)
+    found = evaluate(model, TASK, problems, samples=4, temperature=0.7, top_p=0.9,
+                     statistics=search_statistics)  # fmt: skip
+    assert found.statistics["given_up"] == 3 / 12 and found.statistics["attempts"] == 12 / 12
     assert (found.problems, found.samples, found.temperature) == (3, 4, 0.7)
     assert found.accuracy == pytest.approx(4 / 12)
     mean = 1 / 3
@@ -160,7 +163,9 @@ def test_every_number_by_hand():
 
 def test_without_greedy_and_with_a_limit_of_its_own():
     model = {"sampled": script(one=[RIGHT])}
-    found = evaluate(model, TASK, [ONE], samples=1, greedy=False, max_new_tokens=7)
+    options = {"samples": 1, "greedy": False, "max_new_tokens": 7}
+    found = evaluate(model, TASK, [ONE], statistics=lambda _: {"x": math.nan}, **options)
+    assert found.as_dict()["statistics"] == {"x": None}
     assert found.greedy is None and found.pass_at == {1: 1.0}
     assert math.isnan(found.standard_error) and found.as_dict()["standard_error"] is None
     assert model["law"] == [(7, 1.0, None, 1.0)]
