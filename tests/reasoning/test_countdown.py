@@ -284,7 +284,9 @@ def test_every_document_is_true_and_of_its_share(documents):
         read_steps(found[0].split(" : ")[1], target=int(found["target"]))
     hits = np.mean([found[0].endswith("!") for found in kinds["check"]])
     assert abs(hits - 0.5) < 0.032
-    assert {found["target"] for found in kinds["check"]} == {str(n) for n in range(1, 18)}
+    for verdict in "!?":  # no target gives the verdict away
+        seen = {found["target"] for found in kinds["check"] if found[0].endswith(verdict)}
+        assert seen == {str(n) for n in range(1, 18)}
 
 
 def test_documents_with_a_problem_are_what_the_model_will_see(documents):

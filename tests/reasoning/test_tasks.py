@@ -173,6 +173,20 @@ def test_each_reward_of_each_kind_of_response(case):
     assert tuple(found) == GRADES[case] and {type(value) for value in found} == {float}
 
 
+class Lenient(Fixed):
+    """A verifier that takes anything: what is refused then, the form refuses."""
+
+    def verify(self, problem, answer):
+        return True
+
+
+@pytest.mark.parametrize("text", ["<think> 7", "7 </think>", "</think> 7", "7 <think> </think> 7"])
+def test_half_a_thought_is_not_a_direct_answer(text):
+    task = Lenient(TRAINED)
+    assert answer_accuracy(task, Completion(Problem("7", (7,)), text, ended=True)) == 0
+    assert answer_accuracy(task, Completion(Problem("7", (7,)), "7", ended=True)) == 1
+
+
 @given(st.text() | st.text(alphabet=" 0123589+-=<think>/:"), st.booleans())
 def test_no_text_breaks_a_reward(text, ended):
     for task, problem in ((COUNTDOWN, PROBLEM), (Addition(), Problem("1 2 + 3 4 =", (12, 34)))):
