@@ -33,12 +33,12 @@ probability g: `</think> ?`. After k misses before the hit it is still there wit
     the 117 held out    right  100     36.3   31.3    27.4   24.3   19.7  %
                      attempts   5.98    2.91   2.60    2.35   2.14   1.80
 
-Whoever imitates this teacher gets as far as the table says, with any number of demonstrations:
+Whoever imitates this teacher well gets as far as the table says, with any number of demonstrations:
 giving up is part of what is imitated. Yet all that 100 % takes is in them: facts, verdicts, the
 order. Reinforcement learning sees only which answers were right, and the way to more of them is not
 to give up; a thought then takes 6.0 attempts instead of 2.6, because the problems take as many, and
-no reward asks for length. A caveat: for g < 0.5 the most probable next word is never to give up,
-so greedy decoding hides what imitation lacks. Temperature 1 shows the policy itself.
+no reward asks for length. A caveat: for g < 0.5 the most probable next word is never to give up, so
+greedy decoding hides what imitation lacks. Temperature 1 shows the policy itself.
 
 The text before
 ---------------

@@ -3,10 +3,11 @@ r"""A response, taken apart: a thought, then an answer
     <think> 9 - 5 = 4 ? 8 + 5 = 13 ! </think> 8 + 5 <end of sentence>
             └───────── thinking ────┘         └answer┘
 
-R1's models write what they think between two special tokens, and the answer behind them (R1,
-table 1, the template of R1-Zero). Nothing tells the model how to think; only that it should, and
-where. A program that pays for this form must read it strictly: what is accepted in one lenient case
-is what reinforcement learning finds. A response is well-formed if it
+R1's models write what they think between two tags, and the answer behind them (R1, table 1; the
+template there has tags around the answer too, here it is all that follows `</think>`, and the tags
+are single tokens). Nothing tells the model how to think; only that it should, and where. A program
+that pays for this form must read it strictly: what is accepted in one lenient case is what
+reinforcement learning finds. A response is well-formed if it
 
     begins with <think>, and has no other,
     has </think> exactly once,

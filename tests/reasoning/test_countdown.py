@@ -69,6 +69,8 @@ def test_how_many_problems_there_are():
 
 def test_every_held_out_problem_is_listed():
     assert len(HELD_OUT) == 117 and set(TASK.held_out_problems()) == set(HELD_OUT)
+    training = {p.facts[0] for p in EVERY if not TASK.is_held_out(p)}
+    assert training == set(TASK.sets)  # no numbers are new in what is held out
 
 
 def test_drawing_reaches_every_problem_as_often_as_it_should():
