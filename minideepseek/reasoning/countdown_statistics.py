@@ -58,15 +58,12 @@ class Attempt(NamedTuple):
 
 def attempts(thinking: str) -> list[Attempt]:
     """The attempts of a thought, in order; words that belong to none are passed over."""
-    words, found, i = thinking.split(), [], 0
-    while i + 6 <= len(words):
+    words, found = thinking.split(), []
+    for i in range(len(words) - 5):
         a, op, b, equals, v, verdict = words[i : i + 6]
         numbers = all(w.isascii() and w.isdigit() and len(w) < 4 for w in (a, b, v))
         if numbers and op in ("+", "-") and equals == "=" and verdict in ("!", "?"):
             found.append(Attempt(int(a), op, int(b), int(v), verdict))
-            i += 6
-        else:
-            i += 1
     return found
 
 

@@ -25,11 +25,11 @@ def total(run: RunRecord, key: str) -> float:
 
 
 def curves(run: RunRecord, names: Mapping[str, str], scale: float = 1.0) -> list[Line]:
-    """A line for each key → name over the steps that have it; none without a finite value."""
+    """A line for each key → name over the steps that have it."""
     lines = []
     for colour, (key, name) in enumerate(names.items()):
         rows = [row for row in run.metrics if row.get(key) is not None]
-        if any(math.isfinite(number(row[key])) for row in rows):
+        if rows:
             line = curve(RunRecord("", metrics=rows), key, name, colour % 6)
             lines.append(replace(line, y=line.y * scale, smooth=not key.startswith("eval/")))
     return lines
@@ -171,6 +171,6 @@ def losses(record: ReasoningRecord) -> str:
         figures.append(chart(run, {key: ""}, f"{name}: nats per token"))
     text = (
         "Mean of −ln p of the next token: over whole documents in pre-training, over responses "
-        "after that. The loss of GRPO is near 0 by construction and shows no progress."
+        "after that. The loss of GRPO does not show progress, so it is not drawn."
     )
     return titled("Supervised stages", text, *figures)

@@ -110,7 +110,7 @@ tr { break-inside: avoid; }
   .plot { padding-left: 2.5rem; padding-right: calc(.9rem + var(--room, 4) * .4rem); }
   text { font-size: 11px; }
   table { font-size: .8rem; }
-  th, td { padding-right: .8rem; }
+  th, td { padding-right: .5rem; }
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }

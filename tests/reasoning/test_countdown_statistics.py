@@ -39,6 +39,10 @@ def test_a_difference_the_other_way_round_is_another_attempt():
     assert found["repeats"] == 0 and found["sums"] == 0.5 and found["given_up"] == 0
 
 
+def test_a_repeat_is_one_however_long_ago():
+    assert told("8 + 5 = 13 ? 9 - 5 = 4 ? 5 + 8 = 13 ?", "8 + 5 = 13 !")["repeats"] == 1 / 4
+
+
 def test_words_between_attempts_are_passed_over():
     assert attempts("9 ? 8 + 5 = 13 ! ! 9 - 5 = 4 , 3 + 5 = 8 ? 9 + 8 = 17") == [
         Attempt(8, "+", 5, 13, "!"),

@@ -161,6 +161,13 @@ def test_every_number_by_hand():
                             (TASK.max_new_tokens, 0.0, None, 1.0)]  # fmt: skip
 
 
+def test_malformed_answers_have_no_vote():
+    cut, plain = "<think> </think> 9 + 5…", "9 + 5"
+    model = {"sampled": script(one=[cut, plain, cut, RIGHT], two=[cut, cut, cut, cut])}
+    found = evaluate(model, TASK, [ONE, TWO], samples=4, greedy=False)
+    assert found.majority == 0.5  # the one vote for 8 + 5; then none at all
+
+
 def test_without_greedy_and_with_a_limit_of_its_own():
     model = {"sampled": script(one=[RIGHT])}
     options = {"samples": 1, "greedy": False, "max_new_tokens": 7}
@@ -171,7 +178,8 @@ def test_without_greedy_and_with_a_limit_of_its_own():
     assert model["law"] == [(7, 1.0, None, 1.0)]
 
 
-TEXTS = [RIGHT, OTHER, WRONG, GAVE_UP, DIRECT, RIGHT + "…", "<think> 9", "</think> 8 + 5"]
+EMPTY = "<think> </think> 8 + 5"
+TEXTS = [RIGHT, EMPTY, OTHER, WRONG, GAVE_UP, DIRECT, RIGHT + "…", "<think> 9", "</think> 8 + 5"]
 
 
 @given(seed=st.integers(0, 10**6), samples=st.integers(1, 9), count=st.integers(1, 5))
@@ -183,7 +191,7 @@ def test_the_numbers_are_what_they_say(seed, samples, count):
     model = {"sampled": said, "greedy": said}
     found = evaluate(model, TASK, problems, samples)
     good = np.array([
-        [t[-1] != "…" and t in (RIGHT, OTHER, WRONG, GAVE_UP)
+        [t[-1] != "…" and t in (RIGHT, EMPTY, OTHER, WRONG, GAVE_UP)
          and TASK.verify(p, t.split("</think>")[1]) for t in texts[p.prompt]]
         for p in problems
     ])  # fmt: skip
@@ -195,7 +203,10 @@ def test_the_numbers_are_what_they_say(seed, samples, count):
         hits = [good[:, list(rows)].any(1).mean() for rows in chosen]
         assert share == pytest.approx(np.mean(hits))
     assert list(found.pass_at.values()) == sorted(found.pass_at.values())
-    assert 0 <= found.format <= found.thinks <= 1
+    every = [text for texts_of_one in texts.values() for text in texts_of_one]
+    assert found.thinks == pytest.approx(np.mean(["<think>" in text for text in every]))
+    assert found.truncated == pytest.approx(np.mean([text[-1] == "…" for text in every]))
+    assert 0 <= found.format <= found.thinks
     text = json.dumps(found.as_dict(), allow_nan=False)
     assert json.loads(text)["pass_at"]["1"] == found.pass_at[1]
 

@@ -192,6 +192,9 @@ def test_sentences_about_curves():
     text = words(record)
     assert "from its reference. Not a finite number at step 7." in text
     assert "drawn as they are. Not a finite number at step 9." in text
+    for row in record.stages["grpo"]:
+        row["kl"] = math.nan
+    assert "KL, nats per token: no finite value was recorded." in words(record)
 
 
 def test_without_a_cold_start_the_curve_begins_where_it_was_measured():
@@ -239,6 +242,9 @@ def test_a_script_in_any_text_stays_text():
     assert text.count("<script") == 1 and "img" not in page.tags
     assert not any(name.startswith("on") for _, name, _ in page.attributes)
     assert page.samples == [[evil, f"8 + 5 = {evil} ! {evil}"]]
+    attempt = "<b + <img> = &amp; ?"
+    page = Page(rendered(ReasoningRecord(traces=[("", "p", attempt)])))
+    assert page.samples == [["p", attempt]] and "img" not in page.tags
 
 
 # -------------------------------------------------------------------------- records at random
