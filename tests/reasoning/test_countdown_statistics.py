@@ -43,6 +43,11 @@ def test_a_repeat_is_one_however_long_ago():
     assert told("8 + 5 = 13 ? 9 - 5 = 4 ? 5 + 8 = 13 ?", "8 + 5 = 13 !")["repeats"] == 1 / 4
 
 
+@pytest.mark.parametrize("attempt", ["7 + 5 = 12 ?", "5 + 7 = 12 ?", "5 + 5 = 10 ?"])
+def test_numbers_that_are_not_given_are_seen(attempt):
+    assert told(attempt)["given"] == 0 and told(attempt)["sums"] == 1
+
+
 def test_words_between_attempts_are_passed_over():
     assert attempts("9 ? 8 + 5 = 13 ! ! 9 - 5 = 4 , 3 + 5 = 8 ? 9 + 8 = 17") == [
         Attempt(8, "+", 5, 13, "!"),
