@@ -46,6 +46,8 @@ HOST_ONLY = {
     "reasoning/r1/model.py": "puts prompts together on the host",
     "reasoning/r1/pipeline.py": "picks samples on the host",
     "reasoning/evaluate.py": "counts what answers are worth",
+    "reasoning/grpo/plan.py": "draws problems on the host",
+    "reasoning/grpo/trainer.py": "judges completions and picks rows on the host",
     "reasoning/grpo/sampler.py": "draws on the host, the same for every device",
     "cli.py": "reads prompts, creates generators",
 }

@@ -44,13 +44,14 @@ The text before
 ---------------
 The base model reads this language first, as others read the web, thoughts among it:
 
-    fact      8 + 5 = 13                          20 %
-    check     > 13 : 8 + 5 = 13 !                 20 %    half of them misses
-    direct    9 8 5 3 > 13 : 8 + 5                14 %
-    trace     9 8 5 3 > 13 : <think> … </think>   46 %    the teacher's, as impatient as ever
+    fact      8 + 5 = 13                                     10 %
+    checks    > 13 : 9 - 5 = 4 ? 8 + 5 = 13 ! 9 + 4 = 13 !   44 %    one to five, half of them hits
+    direct    9 8 5 3 > 13 : 8 + 5                            4 %
+    trace     9 8 5 3 > 13 : <think> … </think>              42 %    the teacher's, impatient too
 
-Checks matter more than their share: a reward for right answers does not teach the verdict, and
-with verdicts that mean nothing a search cannot know where to stop.
+Checks matter more than facts: a reward for right answers does not teach the verdict, and with
+verdicts that mean nothing a search cannot know where to stop. That two numbers far apart are equal
+is also what is learned last.
 
 Source: the game of Gandhi et al. 2024 (Stream of Search, arXiv 2404.03683), with one operation.
 """
@@ -67,7 +68,8 @@ from minideepseek.reasoning.tasks import Problem, Task, vocabulary
 
 Candidate = tuple[int, str, int, int]  # a, sign, b, value of a sign b
 
-FACTS, CHECKS, DIRECT = 0.20, 0.20, 0.14  # shares of the documents; the others, 0.46, are traces
+FACTS, CHECKS, DIRECT = 0.10, 0.44, 0.04  # shares of the documents; the others, 0.42, are traces
+MOST_CHECKS = 5  # in one document
 
 
 def candidates(numbers: tuple[int, ...]) -> list[Candidate]:
@@ -157,16 +159,33 @@ class Countdown(Task):
             return f"{problem.prompt} {a} {sign} {b}"
         return f"{problem.prompt} {self.demonstration(problem, rng)}"
 
+    def skills(self) -> dict[str, list[tuple[str, str]]]:
+        """What a base must know before RL can build on it: (text, the only word that may follow).
+
+        "facts": all sums and differences; "verdicts": each of them before a target that it hits
+        and before one that it misses.
+        """
+        facts, verdicts = [], []
+        for i, (a, sign, b, value) in enumerate(self.facts):
+            facts.append((f"{a} {sign} {b} =", str(value)))
+            misses = [target for *_, target in self.facts if target != value]
+            for target, verdict in ((value, "!"), (misses[7 * i % len(misses)], "?")):
+                verdicts.append((f"> {target} : {a} {sign} {b} = {value}", verdict))
+        return {"facts": facts, "verdicts": verdicts}
+
     def _fact(self, rng: np.random.Generator) -> str:
         a, sign, b, value = _pick(self.facts, rng)
         return f"{a} {sign} {b} = {value}"
 
     def _check(self, rng: np.random.Generator) -> str:
-        """A step of a search with the target before it; half of them hit."""
-        a, sign, b, value = _pick(self.facts, rng)
-        others = [target for target in range(1, 2 * self.largest) if target != value]
-        target = value if rng.random() < 0.5 else _pick(others, rng)
-        return f"> {target} : {a} {sign} {b} = {value} {'!' if value == target else '?'}"
+        """Steps of a search for one target; each hits with a probability of one half or more."""
+        target = _pick(self.facts, rng)[3]
+        hits = [fact for fact in self.facts if fact[3] == target]
+        steps = []
+        for _ in range(int(rng.integers(1, MOST_CHECKS + 1))):
+            a, sign, b, value = _pick(hits if rng.random() < 0.5 else self.facts, rng)
+            steps.append(f"{a} {sign} {b} = {value} {'!' if value == target else '?'}")
+        return f"> {target} : {' '.join(steps)}"
 
 
 def _problem(numbers: tuple[int, ...], target: int) -> Problem:

@@ -145,6 +145,13 @@ class Task(ABC):
         problem = self.draw(rng)
         return f"{problem.prompt} {self.demonstration(problem, rng)}"
 
+    def skills(self) -> dict[str, list[tuple[str, str]]]:
+        """What the base model must know, by name: (text, the only word that may follow it).
+
+        Unless a task says otherwise: nothing.
+        """
+        return {}
+
     def is_held_out(self, problem: Problem) -> bool:
         """Whether the problem is for judging only: one in ten, by its prompt alone."""
         return zlib.crc32(problem.prompt.encode()) % 10 == 0

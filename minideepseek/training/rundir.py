@@ -198,8 +198,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _moments(trainer: Training) -> dict[str, Array]:
-    """AdamW's m and v by name."""
-    found = {}
+    """AdamW's m and v by name, and what else the trainer says must be `kept`."""
+    found = dict(getattr(trainer, "kept", {}))
     for letter, arrays in (("m", trainer.optimiser.m), ("v", trainer.optimiser.v)):
         for name, array in zip(trainer.parameters, arrays, strict=True):
             found[f"{letter}.{name}"] = array
