@@ -101,9 +101,9 @@ def pack_samples(samples: Sequence[Sample], length: int, pad_token_id: int) -> P
     ids = np.full((len(rows), width), pad_token_id, np.int64)
     weights = np.zeros((len(rows), width - 1))
     segment_ids = np.full((len(rows), width - 1), -1, np.int64)
-    for r, row in enumerate(rows):
+    for r, lying in enumerate(rows):
         start = 0
-        for number, i in enumerate(row):
+        for number, i in enumerate(lying):
             (prompt, response), end = samples[i], start + sizes[i]
             ids[r, start:end] = np.concatenate([prompt, response])
             weights[r, start + len(prompt) - 1 : end - 1] = 1
@@ -246,12 +246,12 @@ class SFTTrainer:
     def _update(self, packed: Packed, loss: Tensor) -> dict[str, float]:
         """Clip, look once at the loss and the norm, and step unless one of them is not finite."""
         plan, norm = self.plan, clip_grad_norm(self.parameters.values(), self.plan.clip_norm)
-        read = to_host(xp_of(loss.data).stack([loss.data, norm])).tolist()
-        if not all(map(math.isfinite, read)):
+        nats, size = to_host(xp_of(loss.data).stack([loss.data, norm])).tolist()
+        if not (math.isfinite(nats) and math.isfinite(size)):
             again = lambda: sft_loss(self.model, packed)  # noqa: E731
-            raise DivergedError(blame(self.done + 1, *read, self.parameters, again))
+            raise DivergedError(blame(self.done + 1, nats, size, self.parameters, again))
         self.optimiser.lr = cosine_schedule(
             self.done, plan.steps, plan.learning_rate, plan.warmup_steps, plan.final_learning_rate
         )
         self.optimiser.step()
-        return dict(zip(("loss", "grad_norm"), read, strict=True))
+        return {"loss": nats, "grad_norm": size}

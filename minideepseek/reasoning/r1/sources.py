@@ -104,9 +104,10 @@ class SampleSet:
         """Go on where `state_dict` was taken. CheckpointError for a set of another size or no such
         state; the source is then as it was."""
         held = state if isinstance(state, dict) else {}
-        size, epoch, given = (held.get(k) for k in ("samples", "epoch", "given"))
-        if not all(type(n) is int and n >= 0 for n in (size, epoch, given)):
+        numbers = [held.get(name) for name in ("samples", "epoch", "given")]
+        if not all(type(n) is int and n >= 0 for n in numbers):
             raise CheckpointError("source state: not one that state_dict made")
+        size, epoch, given = held["samples"], held["epoch"], held["given"]
         if size != len(self.samples) or given > size:
             raise CheckpointError(
                 f"source state: at sample {given} of {size}, expected a set of {len(self.samples)}"

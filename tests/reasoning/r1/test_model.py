@@ -96,6 +96,8 @@ def test_whatever_is_written_is_parsed_and_streams_the_same(response):
     if told_apart and not spelled:
         for part in ("thinking", "answer"):
             assert joined(pieces, part) == getattr(thought, part)
+    if ids[:1] != [begin]:  # no thought was begun: all of it is shown as it is
+        assert joined(pieces, "answer") == text.strip() and not joined(pieces, "thinking")
 
 
 def test_a_well_formed_response_in_words():

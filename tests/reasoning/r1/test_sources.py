@@ -95,6 +95,26 @@ def test_what_is_no_state_is_refused(fixed, state):
         source(fixed).load_state_dict(state)
 
 
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_generators_state_cut_short_leaves_no_trace(fixed):
+    one = source(fixed)
+    before = one.state_dict()
+    cut = before | {"rng": {"bit_generator": "PCG64", "state": {"state": 1, "inc": 3}}}
+    with pytest.raises(CheckpointError, match="holds no state of a PCG64"):
+        one.load_state_dict(cut)
+    assert one.state_dict() == before
+    again = source(fixed)
+    for _ in range(3):  # into the next epoch, which the generator orders
+        assert listed(one.next_batch()) == listed(again.next_batch())
+
+
+def test_a_place_behind_the_end_is_refused():
+    one = source(True)
+    one.load_state_dict(one.state_dict() | {"given": 5})
+    with pytest.raises(CheckpointError, match="at sample 6 of 5, expected a set of 5"):
+        one.load_state_dict(one.state_dict() | {"given": 6})
+
+
 def test_a_set_of_another_size_is_refused():
     with pytest.raises(CheckpointError, match="of 5, expected a set of 6"):
         source(True, held=6).load_state_dict(source(True).state_dict())
