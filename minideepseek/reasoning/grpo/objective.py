@@ -1,4 +1,83 @@
-r"""Chapter 6
+r"""Chapter 6, the objective: better than the other answers to the same question, token by token
+
+For a question q the policy itself writes a group of answers o₁ … o_G, and a program gives each a
+reward rᵢ. No second network says what was to be expected: the group does (V2 eq. 34, R1 eq. 3),
+
+    Aᵢ = (rᵢ − mean(r)) / std(r) .
+
+Every token of oᵢ gets the advantage Aᵢ. The answers may serve for several updates; π_old is the
+policy that wrote them, ρ the ratio that has grown since (DeepSeekMath, section 4.1):
+
+    J = 1/G Σᵢ 1/|oᵢ| Σₜ { min( ρᵢₜ Aᵢ , clip(ρᵢₜ, 1 − ε, 1 + ε) Aᵢ ) − β KLᵢₜ }
+    ρᵢₜ = π(oᵢₜ | q, oᵢ,<t) / π_old(oᵢₜ | q, oᵢ,<t)
+
+∂J/∂ρ for ε = 0.2, one token    ρ = 0.5    1    1.5
+    A = +1, make it likelier        1      1     0     far enough
+    A = −1, make it rarer           0     −1    −1     too likely still: no brake on the way back
+
+V2 (eq. 32) and R1 (eq. 1) write ρᵢ = π(oᵢ|q)/π_old(oᵢ|q) for the whole output, KL likewise, and no
+1/|oᵢ|: with ratio="sequence" an output is one action, its log-probability its tokens' sum.
+
+    who                  scale   aggregation   divides by                   besides
+    DeepSeekMath         std     sequence      |oᵢ|, then rows              β = 0.04, k3
+    R1, V3               std     sequence      rows (ratio="sequence")      β = 0.001, k3; R1 ε = 10
+    DAPO                 std     token         all tokens of the batch      ε = (0.2, 0.28), β = 0
+    Dr. GRPO             none    constant      rows · L_max                 β = 0
+    RLOO                 rloo    constant      rows                         rᵢ − the others' mean
+    V3.2                 none    sequence      |oᵢ|, then rows              unbiased KL
+
+What is this a gradient of?
+---------------------------
+A policy of three tokens has 15 completions of at most three: E[∇] is then a sum, not a sample. How
+much of it points elsewhere than ∇ E[r], whatever the step size (G = 3, rewards in [0, 1]; that is
+‖the part orthogonal to ∇ E[r]‖ / ‖E[∇]‖, by tests/reasoning/grpo/test_expectations.py):
+
+    scale     constant                 token      sequence
+    rloo      0, equal to ∇ E[r]       10.6 %     32.9 %
+    none      0, (G−1)/G of it         10.6 %     32.9 %      rᵢ is part of its own baseline
+    std       5.7 %                    7.1 %      28.9 %
+
+- 1/|oᵢ| makes tokens of short answers move more: brevity pays when right, and when wrong, length.
+- The token mean divides by lengths that the samples have a part in.
+- With rewards of 0 and 1, std bends nothing: it multiplies a question's gradient by a number, for
+  G = 16 by 1.93 where half of the answers are right and by 3.27 where 5 % are (none: by 15/16).
+
+KL(π‖ref) from samples of π (Schulman 2020)
+-------------------------------------------
+With x = ln π − ln π_ref of the token drawn; "gradient" is E[∇], as part of the loss, on policy:
+
+    k1         x                E = KL(π‖ref)     gradient 0: it holds nothing back
+    k2         x²/2             biased            gradient ∇ KL(π‖ref)
+    k3         e⁻ˣ − 1 + x      E = KL(π‖ref)     gradient ∇ KL(ref‖π): the other one (V2 eq. 33)
+    unbiased   ρ k3             E = KL(π‖ref)     gradient ∇ KL(π‖ref), off policy too (V3.2)
+
+This is exact with a constant denominator, at each token for prefixes as the frozen policy visits
+them, and for whole outputs with ratio="sequence". Against KL of whole outputs the token forms are
+33 % (k2, unbiased) and 45 % (k3) off, and under 1/|oᵢ| 22 % of k2's and 35 % of k3's gradient point
+elsewhere, while k1's is not 0 but 43 % of k2's (one pair of policies, same file).
+
+    ┌────────────────────────────────────────────────────────────────────────────────────────┐
+    │ The loss stays near 0 and does not fall. Is nothing learned?                           │
+    │ At ρ = 1 it is −Σ w A over all tokens, and the A of a group sum to 0: with answers of one │
+    │ length it is 0 by construction, before training and after, while its gradient,         │
+    │ −Σ w A ∇ ln π, is not; and every step brings new answers, with a new 0. The loss is no │
+    │ measure of progress. Watch reward, held-out accuracy, length and entropy.              │
+    └────────────────────────────────────────────────────────────────────────────────────────┘
+
+The short formula in circulation, L = −(1/G) Σ A ln P + β KL, has this gradient for ρ = 1, divided
+by the constant G: `simplified_loss`. It knows no π_old, so the second update of a rollout has no
+brake.
+
+>>> group_advantages([[1, 0, 0, 1], [1, 1, 1, 1]])
+array([[ 1., -1., -1.,  1.],
+       [ 0.,  0.,  0.,  0.]])
+>>> import numpy as np
+>>> from minideepseek.autograd.engine import Parameter
+>>> logprobs, mask = Parameter(np.log([[0.5, 0.5], [0.5, 0.25]])), np.ones((2, 2))
+>>> loss, parts = grpo_loss(logprobs, logprobs.data.copy(), [1.0, -1.0], mask)
+>>> loss.backward()
+>>> loss.item() == 0, logprobs.grad.tolist()
+(True, [[-0.25, -0.25], [0.25, 0.25]])
 """
 
 from __future__ import annotations
@@ -82,8 +161,9 @@ def grpo_loss(
 
     parts: "loss"; "policy_loss", without the penalty; "ratio/mean", "/min", "/max";
     "clip_ratio/low_mean" (ρ < 1 − ε_low, A < 0) and "clip_ratio/high_mean" (ρ > 1 + ε_high, A > 0),
-    the shares of tokens that the clip left no gradient; "tokens"; with β > 0 "kl", the estimator's
-    mean. Means and shares are over this call's tokens (its outputs, with ratio="sequence").
+    the shares of tokens that the clip left no gradient; with β > 0 "kl", the estimator's mean.
+    Means and shares are over this call's tokens (its outputs, with ratio="sequence"), which
+    "tokens" counts.
 
     InputError: an unknown option, β > 0 without a reference, shapes that disagree, an empty mask or
     one of other numbers than 0 and 1, log-probabilities above 0, numbers that are NaN or Inf.
