@@ -11,9 +11,9 @@ than a short one, and the same whichever row it lies in.
 
 Several samples in a row
 ------------------------
-Responses differ in length by a factor of ten. Instead of padding each to the longest, samples lie
-one behind the other in rows of `length` tokens, the longest placed first and each in the first row
-with room (first-fit decreasing). V3 packs its fine-tuning data too, and masks the samples from each
+Responses differ in length: mini-Countdown's have 10 to 78 tokens. Instead of padding each to the
+longest, samples lie one behind the other in rows of `length` tokens, the longest placed first and
+each in the first row with room (first-fit decreasing). V3 packs its fine-tuning data too, and masks the samples from each
 other, which it does not do in pre-training:
 
     ids         <bos> q₁ q₂ o₁ o₂ <eos> <bos> q₁ o₁ <eos> <pad> <pad>

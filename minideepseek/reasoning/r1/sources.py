@@ -129,10 +129,8 @@ def _check(samples_per_step: int, rng: np.random.Generator) -> None:
 
 
 def _set_state(rng: np.random.Generator, state: Any) -> None:
-    """Put rng there, or CheckpointError and rng as it was."""
-    before = rng.bit_generator.state
+    """Put rng there, or CheckpointError: NumPy reads all of a state before it sets any of it."""
     try:
         rng.bit_generator.state = state
     except (KeyError, TypeError, ValueError, OverflowError):
-        rng.bit_generator.state = before
         raise CheckpointError("source state: holds no state of a PCG64 generator") from None
