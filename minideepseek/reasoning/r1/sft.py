@@ -13,17 +13,17 @@ Several samples in a row
 ------------------------
 Responses differ in length: mini-Countdown's have 10 to 78 tokens. Instead of padding each to the
 longest, samples lie one behind the other in rows of `length` tokens, the longest placed first and
-each in the first row with room (first-fit decreasing). V3 packs its fine-tuning data too, and masks the samples from each
-other, which it does not do in pre-training:
+each in the first row with room (first-fit decreasing). V3 packs its fine-tuning data too, and masks
+the samples from each other, which it does not do in pre-training:
 
-    ids         <bos> q₁ q₂ o₁ o₂ <eos> <bos> q₁ o₁ <eos> <pad> <pad>
-    weights           0  1  1  1     0     0  1  1     0     0           of the targets ids[:, 1:]
-    segments    0     0  0  0  0  −1    1     1  1  −1    −1             of the inputs ids[:, :-1]
+    ids      <bos> q₁ q₂ o₁ o₂ <eos> <bos> q₁ o₁ <eos> <pad> <pad>
+    weights        0  0  1  1    1     0   0  1    1     0     0
+    segments   0   0  0  0  0    −1    1   1  1    −1    −1
 
-(the first row has one column more than the others). Attention stays within a segment. Positions
-run through: RoPE's scores depend on differences only, and a difference within a sample is what it
-would be alone. An end token is a target and never an input, so nothing is predicted from it; it
-shares segment −1 with the padding, whose tokens no expert sees.
+Weights belong to the targets ids[:, 1:], segments to the inputs ids[:, :-1]. Attention stays within
+a segment. Positions run through: RoPE's scores depend on differences only, and a difference within
+a sample is what it would be alone. An end token is a target and never an input, so nothing is
+predicted from it; it shares segment −1 with the padding, whose tokens no expert sees.
 
 With the MoE layers something remains of the neighbours: which rows of a matrix product an expert
 multiplies together, hence the last bits.
