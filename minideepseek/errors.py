@@ -18,3 +18,7 @@ class CheckpointError(InputError):
 
 class DivergedError(MiniDeepSeekError, ArithmeticError):
     """A loss or a gradient became NaN or Inf; names the step and the first tensor that went bad."""
+
+
+class GateError(MiniDeepSeekError):
+    """A stage of a recipe did not reach what the next one needs; names the measure and both."""
