@@ -45,7 +45,7 @@ The text before
 The base model reads this language first, as others read the web, thoughts among it:
 
     fact      8 + 5 = 13                                     10 %
-    checks    > 13 : 9 - 5 = 4 ? 8 + 5 = 13 ! 9 + 4 = 13 !   44 %    one to five, half of them hits
+    checks    > 13 : 9 - 5 = 4 ? 8 + 5 = 13 ! 9 + 4 = 13 !   44 %    one to five, 54 % of them hits
     direct    9 8 5 3 > 13 : 8 + 5                            4 %
     trace     9 8 5 3 > 13 : <think> … </think>              42 %    the teacher's, impatient too
 
@@ -148,7 +148,7 @@ class Countdown(Task):
         return f"<think> {' '.join(steps)} </think> ?"
 
     def document(self, rng: np.random.Generator) -> str:
-        """A fact, a check, a problem with its answer, or a problem with the teacher's response."""
+        """A fact, checks, a problem with its answer, or a problem with the teacher's response."""
         kind = rng.random()
         if kind < FACTS + CHECKS:
             return self._fact(rng) if kind < FACTS else self._check(rng)
@@ -178,7 +178,10 @@ class Countdown(Task):
         return f"{a} {sign} {b} = {value}"
 
     def _check(self, rng: np.random.Generator) -> str:
-        """Steps of a search for one target; each hits with a probability of one half or more."""
+        """One to five steps towards one target, the next as likely after a hit as after a miss.
+
+        Where n of the N facts hit it, each step does with probability (1 + n/N)/2.
+        """
         target = _pick(self.facts, rng)[3]
         hits = [fact for fact in self.facts if fact[3] == target]
         steps = []

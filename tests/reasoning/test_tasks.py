@@ -92,7 +92,7 @@ def test_responses_fit_and_verify_and_are_well_formed(task, seed):
 def test_documents_hold_no_problem_that_is_held_out(task):
     """Read back from the text, and by the rule as it is written in the docstring."""
     rng, prompts = np.random.default_rng(0), []
-    for document in (task.document(rng) for _ in range(4000)):
+    for document in (task.document(rng) for _ in range(5000)):
         task.tokenizer.encode(document, allow_special=True)  # all words are known
         if found := re.match(PROMPTS[task.name], document):
             prompts.append(found[0])
@@ -129,6 +129,10 @@ def test_draw_knows_the_sides_and_says_when_one_is_empty():
     assert Fixed(TRAINED).held_out_problems() == []
     assert Fixed(HELD_OUT).held_out_problems() == [Problem(HELD_OUT, (6,))]
     assert Fixed(TRAINED).document(rng) == "7 <think> 7 </think> 7"
+
+
+def test_a_task_asks_for_no_skills_unless_it_says_so():
+    assert Fixed(TRAINED).skills() == Addition().skills() == {}
 
 
 def test_ids_have_the_special_tokens_where_they_belong():
