@@ -58,8 +58,8 @@ elsewhere, while k1's is not 0 but 43 % of k2's (one pair of policies, same file
 
     ┌────────────────────────────────────────────────────────────────────────────────────────┐
     │ The loss stays near 0 and does not fall. Is nothing learned?                           │
-    │ At ρ = 1 it is −Σ w A over all tokens, and the A of a group sum to 0: with answers of one │
-    │ length it is 0 by construction, before training and after, while its gradient,         │
+    │ At ρ = 1 it is −Σ w A over all tokens, and the A of a group sum to 0: with answers of  │
+    │ one length it is 0 by construction, before training and after, while its gradient,     │
     │ −Σ w A ∇ ln π, is not; and every step brings new answers, with a new 0. The loss is no │
     │ measure of progress. Watch reward, held-out accuracy, length and entropy.              │
     └────────────────────────────────────────────────────────────────────────────────────────┘

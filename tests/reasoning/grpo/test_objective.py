@@ -191,8 +191,7 @@ def test_the_loss_is_the_printed_formula(seed, opts, rows, tokens):
     assert parts["loss"] == loss.item()
     free = by_loops(lp, old, a, mask, ref, **{**opts, "kl_coef": 0})
     np.testing.assert_allclose(parts["policy_loss"], free, atol=1e-12)
-    if ("kl" in parts) != (opts["kl_coef"] > 0):
-        raise AssertionError("kl is reported where it is evaluated")
+    assert ("kl" in parts) == (opts["kl_coef"] > 0)  # reported where it is evaluated
 
 
 @given(seed=seeds, opts=options())
@@ -423,6 +422,13 @@ def test_the_parts_in_numbers():
     assert parts["loss"] == loss.item()
 
 
+def test_the_least_and_the_largest_ratio_are_of_completion_tokens():
+    mask, old = np.array([[1.0, 1.0, 0.0]]), np.full((1, 3), -3.0)
+    for rho in ([2.0, 3.0, 9.0], [0.2, 0.3, 0.1]):  # what is masked has neither its ρ nor 1
+        _, parts = grpo_loss(Tensor(np.log([rho]) + old), old, [1.0], mask)
+        np.testing.assert_allclose([parts["ratio/min"], parts["ratio/max"]], rho[:2])
+
+
 def test_clip_fractions_count_what_has_no_gradient():
     lp, old, a, mask, _ = batch(5, 9, 20)
     _, parts = grpo_loss(Tensor(lp), old, a, mask)
@@ -530,8 +536,9 @@ def test_bad_input_is_one_sentence(changes, sentence):
 
 
 def test_a_log_probability_of_one_may_round_above_zero():
-    changes = spoilt("old_logprobs", 1e-7)
-    grpo_loss(**{**GOOD, **changes})
+    grpo_loss(**{**GOOD, **spoilt("old_logprobs", 1e-7)})
+    with pytest.raises(InputError, match="old_logprobs: got 1e-05 in row 1"):
+        grpo_loss(**{**GOOD, **spoilt("old_logprobs", 1e-5)})
 
 
 def test_kl_estimates_in_numbers():
