@@ -3,15 +3,15 @@ r"""Chapter 6, the sampler: G answers to each question, and how likely each of t
 GRPO learns from the model's own samples: for a question q, a group o₁ … o_G drawn from the policy
 π_old that the weights are at that moment. The objective then compares, token by token,
 
-    rₜ = π_θ(oₜ | q, o_<t) / π_old(oₜ | q, o_<t)                                   (Math eq. 3)
+    rₜ = π_θ(oₜ | q, o_<t) / π_old(oₜ | q, o_<t)                                  (DeepSeekMath)
 
 so the sampler must hand over π_old(oₜ | …) of every token it drew: under exactly the distribution
 that it drew from, temperature, top-k and top-p included. A trainer that scores at temperature 1
 what was drawn at 0.7 starts at rₜ ≠ 1, clips at random and drifts; several public trainers did.
 
 Before the first update π_θ = π_old. `scoring.py` computes π_θ by one pass over whole texts, with no
-cache and in another form of attention, and still rₜ = 1 but for rounding: 1e-13 in float64, about
-1e-5 in float32. This one equality finds a target shifted by one, a mask that is off, a wrong
+cache and in another form of attention, and still rₜ = 1 but for rounding: to 1e-13 in float64, to
+1e-4 in float32. This one equality finds a target shifted by one, a mask that is off, a wrong
 position and a forgotten temperature; `sampler_gap` among the metrics watches it in every step.
 Where the router chooses by scores that nearly tie, rounding may flip a choice and the gap jumps;
 V3.2 therefore keeps the experts of the sampling pass and replays them (`record_routing`).
@@ -262,10 +262,9 @@ class GroupSampler:
 def draw_tokens(p: np.ndarray, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each row's token, the first whose cumulative mass exceeds its number, and ln p of it.
 
-    p (B, V) float64, uniform (B,) in [0, 1).
+    p (B, V) float64, uniform (B,) in [0, 1): times the total, it stays below the total even when
+    rounded, so the token is one that p allows.
     """
     cumulative = np.cumsum(p, -1)
     tokens = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1)
-    last = p.shape[-1] - 1 - (p[:, ::-1] > 0).argmax(-1)  # a product may round up to the total
-    tokens = np.minimum(tokens, last)
     return tokens, np.log(p[np.arange(len(p)), tokens])
