@@ -25,7 +25,7 @@ Each prompt is read once; then its row of the cache is repeated G times. Prompts
 lengths are padded on the right, so each row counts its own positions. A row ends with the end token
 or after max_new_tokens; rows that have ended leave the batch when they are a quarter of it: one
 long thought then no longer costs as much as a batch of them. (Leaving copies the cache of those who
-stay, about as much work as decoding a token: hence not at each end.) All of it runs on one thread:
+stay, about half the work of decoding a token: hence not at each end.) All of it runs on one thread:
 a step's products are too small to share.
 
 Every row's uniform numbers are drawn before it starts, one for each token it may come to write.
