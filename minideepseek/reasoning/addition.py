@@ -53,6 +53,20 @@ class Addition(Task):
         a, b = rng.integers(low, 10 * low, 2).tolist()
         return Problem(f"{_spaced(a)} + {_spaced(b)} =", (a, b))
 
+    def read(self, prompt: str) -> Problem:
+        """Reads "347 + 586 =", with spaces anywhere; "=" may be missing."""
+        parts = "".join(prompt.removesuffix("=").split()).split("+")
+        for part in parts:
+            if not (part.isascii() and part.isdigit() and part[0] != "0"):
+                parts = []
+        if [len(part) for part in parts] != [self.digits] * 2:
+            raise InputError(
+                f"prompt: got {prompt!r}, expected two numbers of {self.digits} digits, such as "
+                f'"{"347586219"[: self.digits]} + {"586347128"[: self.digits]}"'
+            )
+        a, b = map(int, parts)
+        return Problem(f"{_spaced(a)} + {_spaced(b)} =", (a, b))
+
     def verify(self, problem: Problem, answer: str) -> bool:
         """Whether the answer is the sum, digit by digit, and nothing else."""
         return answer.split() == list(str(sum(problem.facts)))

@@ -132,6 +132,24 @@ class Countdown(Task):
             return False
         return (sign == "+" and a + b == target) or (sign == "-" and a - b == target)
 
+    def read(self, prompt: str) -> Problem:
+        """Reads "9 8 5 3 > 13 :" ; the numbers may come in any order, ":" may be missing."""
+        words = prompt.removesuffix(":").split()
+        known, count = set(range(1, self.largest + 1)), len(self.sets[0])
+        given, target = words[:-2], words[-1] if words else ""
+        problem = None
+        if len(given) == count and words[-2] == ">" and {*given} <= {*map(str, known)}:
+            numbers = tuple(sorted(map(int, given), reverse=True))
+            reachable = {str(value): value for *_, value in candidates(numbers)}
+            if len({*numbers}) == count and target in reachable:
+                problem = _problem(numbers, reachable[target])
+        if problem is None:
+            raise InputError(
+                f"prompt: got {prompt!r}, expected {count} different numbers from 1 to "
+                f'{self.largest} and a target that two of them reach, such as "9 8 5 3 > 13"'
+            )
+        return problem
+
     def demonstration(self, problem: Problem, rng: np.random.Generator) -> str:
         """The search from a random candidate on; after each miss it gives up with probability g."""
         numbers, target = problem.facts

@@ -137,6 +137,13 @@ class Task(ABC):
     def verify(self, problem: Problem, answer: str) -> bool:
         """Whether the answer is right: accepts every right one, nothing else, and never raises."""
 
+    def read(self, prompt: str) -> Problem:
+        """The problem that a prompt states, as a user types it. InputError if it states none.
+
+        Unless a task says otherwise: none can be read.
+        """
+        raise InputError(f"prompt: {self.name} reads no problems, got {prompt!r}")
+
     def document(self, rng: np.random.Generator) -> str:
         """One document of pre-training text, without tokens around it; no held-out problem in it.
 
