@@ -1,4 +1,4 @@
-r"""minideepseek: DeepSeek-V3 from first principles, in NumPy.
+r"""minideepseek: DeepSeek-V3 and R1 from first principles, in NumPy.
 
 Read it as a book, in this order; a folder is a part, a file a chapter:
 
@@ -7,7 +7,8 @@ Read it as a book, in this order; a folder is a part, a file a chapter:
                            prediction
     model/       Part II   the language model: configuration, transformer, checkpoints, generation
     training/    Part III  how it learns: text, optimiser, trainer, report
-    cli.py                 the command line
+    reasoning/   Part IV   R1: tasks with verifiers, thinking, GRPO
+    cli/                   the command line
 
 The names below are what other programs call.
 
@@ -35,14 +36,24 @@ if TYPE_CHECKING:
         primitive,
     )
     from minideepseek.autograd.gradcheck import gradcheck
-    from minideepseek.errors import CheckpointError, DivergedError, InputError, MiniDeepSeekError
+    from minideepseek.errors import (
+        CheckpointError,
+        DivergedError,
+        GateError,
+        InputError,
+        MiniDeepSeekError,
+    )
     from minideepseek.layers.mla import DeepSeekAttention, MultiHeadLatentAttention
     from minideepseek.layers.moe import DeepSeekMoE
     from minideepseek.layers.mtp import MTPModel
     from minideepseek.model.config import DeepSeekV3Config
     from minideepseek.model.generate import generate
-    from minideepseek.model.tokenizer import ByteTokenizer
+    from minideepseek.model.tokenizer import ByteTokenizer, WordTokenizer
     from minideepseek.model.transformer import DeepSeekV3
+    from minideepseek.reasoning.grpo.objective import group_advantages, grpo_loss
+    from minideepseek.reasoning.grpo.sampler import GroupSampler
+    from minideepseek.reasoning.grpo.trainer import GRPOTrainer
+    from minideepseek.reasoning.r1.model import ReasoningModel
     from minideepseek.training.optim import AdamW, clip_grad_norm
 
 __version__ = "0.1.0"
@@ -58,16 +69,23 @@ _HOME = {
     "DeepSeekV3": "model.transformer",
     "DeepSeekV3Config": "model.config",
     "DivergedError": "errors",
+    "GRPOTrainer": "reasoning.grpo.trainer",
+    "GateError": "errors",
+    "GroupSampler": "reasoning.grpo.sampler",
     "InputError": "errors",
     "MTPModel": "layers.mtp",
     "MiniDeepSeekError": "errors",
     "MultiHeadLatentAttention": "layers.mla",
     "Parameter": "autograd.engine",
+    "ReasoningModel": "reasoning.r1.model",
     "Tensor": "autograd.engine",
+    "WordTokenizer": "model.tokenizer",
     "checkpoint": "autograd.engine",
     "clip_grad_norm": "training.optim",
     "generate": "model.generate",
     "gradcheck": "autograd.gradcheck",
+    "group_advantages": "reasoning.grpo.objective",
+    "grpo_loss": "reasoning.grpo.objective",
     "no_grad": "autograd.engine",
     "ops": "autograd.engine",
     "primitive": "autograd.engine",
@@ -82,16 +100,23 @@ __all__ = [
     "DeepSeekV3",
     "DeepSeekV3Config",
     "DivergedError",
+    "GRPOTrainer",
+    "GateError",
+    "GroupSampler",
     "InputError",
     "MTPModel",
     "MiniDeepSeekError",
     "MultiHeadLatentAttention",
     "Parameter",
+    "ReasoningModel",
     "Tensor",
+    "WordTokenizer",
     "checkpoint",
     "clip_grad_norm",
     "generate",
     "gradcheck",
+    "group_advantages",
+    "grpo_loss",
     "no_grad",
     "ops",
     "primitive",
@@ -99,7 +124,7 @@ __all__ = [
 ]
 
 
-_PARTS = ("autograd", "layers", "model", "training")
+_PARTS = ("autograd", "layers", "model", "training", "reasoning")
 
 
 def __getattr__(name: str) -> Any:

@@ -560,7 +560,7 @@ def test_ctrl_c_before_anything_is_kept(capsys, text, monkeypatch):
 
 def test_the_hint_names_the_verb_that_was_used(monkeypatch):
     jobs = []
-    monkeypatch.setattr("minideepseek.training.language.run", jobs.append)
+    monkeypatch.setattr("minideepseek.training.language.run", lambda job, write: jobs.append(job))
     for place in ("--out", "--resume"):
         assert main(["journey", place, "a run"]) == 130
     assert [job.to_go_on() for job in jobs] == ["minideepseek journey --resume 'a run'"] * 2

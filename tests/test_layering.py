@@ -48,11 +48,13 @@ HOST_ONLY = {
     "reasoning/recipe.py": "poses probes and reads answers on the host",
     "reasoning/stages.py": "makes text and hashes weights on the host",
     "reasoning/journey.py": "creates generators",
+    "reasoning/jobs.py": "creates generators",
     "reasoning/evaluate.py": "counts what answers are worth",
     "reasoning/grpo/plan.py": "draws problems on the host",
     "reasoning/grpo/trainer.py": "judges completions and picks rows on the host",
     "reasoning/grpo/sampler.py": "draws on the host, the same for every device",
-    "cli.py": "reads prompts, creates generators",
+    "cli/language.py": "reads prompts, creates generators",
+    "cli/reasoning.py": "creates generators",
 }
 
 

@@ -12,6 +12,7 @@ Everything is measured on all held-out problems, which no stage has seen (tasks.
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ import numpy as np
 from minideepseek.autograd.backend import get_threads
 from minideepseek.errors import CheckpointError
 from minideepseek.model.checkpoint import OWNED, write_model
-from minideepseek.model.files import atomic_directory
+from minideepseek.model.files import atomic_directory, atomic_write
 from minideepseek.model.strict_json import read_json
 from minideepseek.model.transformer import DeepSeekV3
 from minideepseek.reasoning import shipped
@@ -36,6 +37,7 @@ from minideepseek.reasoning.grpo.trainer import GRPOTrainer
 from minideepseek.reasoning.r1.sft import SFTTrainer
 from minideepseek.reasoning.r1.sources import Demonstrations
 from minideepseek.reasoning.recipe import (
+    QUICK,
     RECIPE,
     Gate,
     Recipe,
@@ -46,6 +48,7 @@ from minideepseek.reasoning.recipe import (
 from minideepseek.reasoning.record import ReasoningRecord
 from minideepseek.reasoning.stages import Interrupted, Stages, pretrainer, without_mtp
 from minideepseek.reasoning.tasks import Task
+from minideepseek.training.language import stop_on_interrupt
 
 PROMPTS = 2  # held-out problems whose answers are shown over time
 SHOWN_SFT = {"loss": "loss", "tokens_per_second": "tokens/s"}
@@ -60,18 +63,40 @@ SHOWN_GRPO = {
 
 @dataclass(frozen=True)
 class ReasoningJob:
-    """What to run, where. shipped: begin at the cold-started model that the package brings."""
+    """What to run, where.  quick: a few steps of GRPO on the cold-started model that the package
+    brings, and nothing else; otherwise all stages of the recipe."""
 
     out: Path
-    recipe: Recipe = RECIPE
     seed: int = 0
+    quick: bool = False
     device: str = "cpu"
-    shipped: bool = False
-    control: bool = True
+
+    @property
+    def recipe(self) -> Recipe:
+        """The numbers of all stages."""
+        return QUICK if self.quick else RECIPE
 
     def to_go_on(self) -> str:
         """The command that goes on with it, for pasting."""
         return f"minideepseek journey --resume {shlex.quote(str(self.out.parent))}"
+
+
+def store_job(job: ReasoningJob) -> None:
+    """job.json: what `stored_job` reads."""
+    job.out.mkdir(parents=True, exist_ok=True)
+    with atomic_write(job.out / "job.json", "w") as file:
+        json.dump({"seed": job.seed, "quick": job.quick}, file)
+
+
+def stored_job(out: Path, device: str) -> ReasoningJob:
+    """The job that began the run in `out`. CheckpointError for another kind of directory."""
+    file = out / "job.json"
+    if not file.exists():
+        raise CheckpointError(f"{out}: no reasoning part to resume, expected a job.json")
+    facts = read_json(file)
+    if not isinstance(facts, dict) or type(facts.get("seed")) is not int:
+        raise CheckpointError(f"{file}: not what a run wrote")
+    return ReasoningJob(out, facts["seed"], facts.get("quick") is True, device)
 
 
 class ReasoningPart:
@@ -96,10 +121,11 @@ class ReasoningPart:
     def run(self) -> ReasoningRecord:
         """All stages. Raises GateError, DivergedError, and Interrupted (saved)."""
         began = time.perf_counter()
-        cold = self._shipped() if self.job.shipped else self._cold_start(self._base())
+        store_job(self.job)
+        cold = self._shipped() if self.job.quick else self._cold_start(self._base())
         self._answer("before GRPO", cold)
         policy = self._grpo(cold)
-        if self.job.control:
+        if not self.job.quick:
             self._control(cold)
         with atomic_directory(self.job.out / "model", OWNED) as folder:
             write_model(policy, folder)
@@ -203,7 +229,7 @@ class ReasoningPart:
             "task": f"{self.task.name}, {len(self.problems)} problems held out",
             "parameters": f"{sum(p.size for p in policy.parameters()):,}",
             "seed": str(self.job.seed),
-            "began from": "the shipped cold start" if self.job.shipped else "random weights",
+            "began from": "the shipped cold start" if self.job.quick else "random weights",
             "device": self.job.device,
             "threads": str(get_threads()),
             "seconds, this process": f"{seconds:.0f}",
@@ -227,13 +253,11 @@ def _traces(path: Path) -> list[tuple[str, str, str]]:
         raise CheckpointError(f"{path}: not what a run wrote") from None
 
 
-def run(
-    job: ReasoningJob,
-    say: Callable[[str], None] = print,
-    stopped: Callable[[], bool] = lambda: False,
-) -> ReasoningRecord | None:
+def run(job: ReasoningJob, say: Callable[[str], None] = print) -> ReasoningRecord | None:
     """The whole part; None if it was interrupted (and saved)."""
-    try:
-        return ReasoningPart(job, say, stopped).run()
-    except Interrupted:
-        return None
+    with stop_on_interrupt(say) as stopped:
+        try:
+            return ReasoningPart(job, say, stopped).run()
+        except Interrupted:
+            say(f"stopped, with a checkpoint; to go on:\n{job.to_go_on()}")
+            return None

@@ -22,7 +22,8 @@ class LanguageJob:
     """What to train, on what, where.
 
     texts: the user's files or folders; none for docstrings. verb: of the command line that began
-    or resumed it, for the hint of how to go on.
+    or resumed it, for the hint of how to go on. part: of a journey that it is the first part of,
+    "both" if the reasoning part follows.
     """
 
     out: Path
@@ -32,6 +33,7 @@ class LanguageJob:
     device: str = "cpu"
     resume: bool = False
     verb: str = "pretrain"
+    part: str = "language"
 
     def to_go_on(self) -> str:
         """The command that resumes it, for pasting."""
@@ -71,6 +73,7 @@ def store_job(job: LanguageJob) -> None:
         "preset": job.preset,
         "texts": [os.path.abspath(text) for text in job.texts],
         "plan": asdict(job.plan),
+        "part": job.part,
     }
     with atomic_write(job.out / "run.json", "w") as file:
         json.dump(facts, file, indent=1)
@@ -95,6 +98,7 @@ def stored_job(
             numbers["sequence_length"] = default_length(preset)
         plan = Plan(**numbers)
         found = [str(text) for text in texts or stored.get("texts", [])]
+        part = str(stored.get("part", "language"))
     except TypeError:
         raise CheckpointError(f"{file}: not what a run wrote") from None
-    return LanguageJob(out, preset, found, plan, device, resume=True)
+    return LanguageJob(out, preset, found, plan, device, resume=True, part=part)

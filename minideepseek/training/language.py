@@ -50,10 +50,15 @@ SAMPLE_BYTES = 240
 SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95}
 
 
-def run(job: LanguageJob, say: Callable[[str], None] = print) -> Path | None:
+def run(
+    job: LanguageJob,
+    say: Callable[[str], None] = print,
+    write: Callable[[Path, RunRecord], Path] = write_report,
+) -> Path | None:
     """Train, sample, report; the report's path, or None if it was interrupted (and saved).
 
-    InputError and CheckpointError before any work for what cannot be used.
+    write: writes the record to the path as a report. InputError and CheckpointError before any
+    work for what cannot be used.
     """
     check_directory(job.out, job.resume)
     tokenizer = ByteTokenizer()
@@ -79,7 +84,7 @@ def run(job: LanguageJob, say: Callable[[str], None] = print) -> Path | None:
         say(f"stopped after step {trainer.done}; to go on:\n{job.to_go_on()}")
         return None
     samples.take("after training")
-    return finish(job, trainer, directory, baselines, samples.taken, say)
+    return finish(job, trainer, directory, baselines, samples.taken, say, write)
 
 
 def finish(
@@ -89,13 +94,14 @@ def finish(
     baselines: dict[str, float],
     samples: Sequence[tuple[str, str, str]],
     say: Callable[[str], None],
+    write: Callable[[Path, RunRecord], Path],
 ) -> Path:
     """Write the model and the report, say what came out; the report's path."""
     with atomic_directory(job.out / "model", OWNED) as folder:
         write_model(trainer.model, folder)
         directory.tokenizer.save_pretrained(folder)
     record = make_record(job, trainer, directory, baselines, samples)
-    report = write_report(job.out / "report.html", record)
+    report = write(job.out / "report.html", record)
     for title, prompt, text in samples:
         say(f"\n── {title} ── {prompt!r} goes on:\n{printable(text)}")
     bits = [m["bits_per_byte"] for m in record.metrics if "bits_per_byte" in m][-1]

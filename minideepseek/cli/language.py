@@ -1,86 +1,22 @@
-r"""The command line: one verb per job, thin.
-
-    minideepseek journey      the main job: a small DeepSeek-V3 learns real text, then writes some
-    minideepseek pretrain     the same training with the main numbers yours
-    minideepseek generate     continue a prompt with a saved model
-    minideepseek info         parameters, FLOPs and cache bytes of a configuration, from shapes
-    minideepseek inspect      the ledger of a checkpoint directory, from its headers
-
-BLAS is set to one thread before NumPy is loaded: the threads are ours (`--threads`), so that the
-element-wise work shares them too and results do not depend on their number.
-
-What a run says goes to standard output, how far it is to standard error. Exit codes: 0 done, 2 for
-input that cannot be used (one sentence on standard error), 3 for a run that diverged, 130 when
-interrupted.
-"""
+"""The verbs of the language part: pretrain, generate, info, inspect."""
 
 from __future__ import annotations
 
 import argparse
-import io
-import os
-import sys
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minideepseek.errors import CheckpointError, DivergedError, InputError, MiniDeepSeekError
-
-for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"):
-    if "numpy" not in sys.modules:
-        os.environ[_name] = "1"
+from minideepseek.cli.machine import complain, given, machine_options, set_up_machine
+from minideepseek.errors import CheckpointError, InputError
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal without the letter γ shows a ?; a log is written line by line.
-            stream.reconfigure(errors="replace", line_buffering=True)
-    try:
-        options = build_parser().parse_args(arguments)
-        return options.run(options)
-    except DivergedError as error:
-        return _complain(str(error), 3)
-    except MiniDeepSeekError as error:
-        return _complain(str(error), 2)
-    except BrokenPipeError:  # whoever read the output has seen enough, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        name = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{name}{error.strerror or error}", 2)
-    except KeyboardInterrupt:
-        return _complain("interrupted", 130)
-
-
-def _complain(sentence: str, code: int) -> int:
-    print(f"minideepseek: {sentence}", file=sys.stderr)
-    return code
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """All verbs and their options."""
-    parser = argparse.ArgumentParser(
-        prog="minideepseek", description="DeepSeek-V3 from first principles, in NumPy."
-    )
-    parser.add_argument("--version", action="version", version=_version())
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
-
-    journey = verbs.add_parser("journey", help="train a small DeepSeek-V3 on real text, and report")
-    journey.description = (
-        "Train a small DeepSeek-V3 on real text, show what it writes, and report: about five "
-        "minutes on two cores. The report is runs/journey/report.html (--out DIR: DIR/report.html)."
-    )
-    journey.set_defaults(run=run_journey)
-    _training_options(journey)
-    journey.add_argument("--quick", action="store_true", help="a tiny model, about ten seconds")
-
+def add_verbs(verbs: Any) -> None:
+    """Their parsers."""
     pretrain = verbs.add_parser("pretrain", help="pre-train with the main numbers yours")
     pretrain.set_defaults(run=run_pretrain)
-    _training_options(pretrain)
+    training_options(pretrain)
     pretrain.add_argument("--preset", help="nano, mini, small, reason (mini)")
     pretrain.add_argument("--batch-size", type=int, help="sequences per batch (8)")
     length = "bytes per sequence; not given, no more than the preset's positions (256)"
@@ -106,10 +42,10 @@ def build_parser() -> argparse.ArgumentParser:
     inspect = verbs.add_parser("inspect", help="the ledger of a checkpoint, without loading it")
     inspect.set_defaults(run=run_inspect)
     inspect.add_argument("directory", type=Path)
-    return parser
 
 
-def _training_options(parser: argparse.ArgumentParser) -> None:
+def training_options(parser: argparse.ArgumentParser) -> None:
+    """Where a run lives, what it reads, and the machine's options."""
     place = parser.add_mutually_exclusive_group()
     place.add_argument(
         "--out", type=Path, metavar="DIR", help="a new run's directory (default: one in runs/)"
@@ -122,7 +58,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, help="optimiser steps (1000)")
     parser.add_argument("--seed", type=int, help="of weights and data order (0)")
-    _machine_options(parser)
+    machine_options(parser)
 
 
 def _generate_options(parser: argparse.ArgumentParser) -> None:
@@ -133,38 +69,7 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, help="only the k most probable tokens (all)")
     parser.add_argument("--top-p", type=float, default=0.95, help="only the mass p (0.95)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (0)")
-    _machine_options(parser)
-
-
-def _machine_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, default=2, help="threads (2)")
-    parser.add_argument(
-        "--device", help="cpu or cuda (default: MINIDEEPSEEK_DEVICE, else cpu)", default=None
-    )
-
-
-def _version() -> str:
-    from minideepseek import __version__
-
-    return f"minideepseek {__version__}"
-
-
-# -------------------------------------------------------------------------------------- the verbs
-
-
-def run_journey(options: argparse.Namespace) -> int:
-    """The main job."""
-    changes = _given(options, "steps", "seed")
-    if options.quick:
-        changes = {
-            "steps": 120,
-            "batch_size": 8,
-            "sequence_length": 64,
-            "learning_rate": 1e-2,
-            "bias_step": 0.04,
-            "evaluate_every": 60,
-        } | changes
-    return _train(options, "journey", "nano" if options.quick else None, changes)
+    machine_options(parser)
 
 
 def run_pretrain(options: argparse.Namespace) -> int:
@@ -173,33 +78,46 @@ def run_pretrain(options: argparse.Namespace) -> int:
         "steps seed batch_size sequence_length accumulate learning_rate bias_step mtp_weight "
         "evaluate_every checkpoint_every"
     )
-    return _train(options, "pretrain", options.preset, _given(options, *names.split()))
+    return train(options, "pretrain", options.preset, given(options, *names.split()))
 
 
-def _train(options: argparse.Namespace, name: str, preset: str | None, changes: dict) -> int:
+def train(options: argparse.Namespace, name: str, preset: str | None, changes: dict) -> int:
     """A new run, or the one to resume: its options are on the disk, those given now come first."""
-    device = _set_up_machine(options)
-    from minideepseek.training.job import LanguageJob, default_length, free_directory, stored_job
+    device = set_up_machine(options)
     from minideepseek.training.language import run
+
+    job = language_job(options, name, preset, changes, device)
+    try:
+        return 0 if run(job) is not None else 130
+    except KeyboardInterrupt:
+        return interrupted(job)
+
+
+def language_job(
+    options: argparse.Namespace, name: str, preset: str | None, changes: dict, device: str
+) -> Any:
+    """The LanguageJob that the options ask for."""
+    from minideepseek.training.job import LanguageJob, default_length, free_directory, stored_job
     from minideepseek.training.trainer import Plan
 
     if options.resume is not None:
-        job = replace(stored_job(options.resume, preset, options.text, changes, device), verb=name)
-    else:
-        out, preset = options.out or free_directory(Path("runs") / name), preset or "mini"
-        plan = Plan(**({"sequence_length": default_length(preset)} | changes))
-        job = LanguageJob(out, preset, options.text, plan, device, verb=name)
-    try:
-        return 0 if run(job) is not None else 130
-    except KeyboardInterrupt:  # at once: before the steps, or by a second Ctrl-C during one
-        begun = (job.out / "run.json").exists()
-        hint = f"to go on: {job.to_go_on()}" if begun else "nothing is kept yet; start again"
-        return _complain(f"interrupted; {hint}", 130)
+        job = stored_job(options.resume, preset, options.text, changes, device)
+        return replace(job, verb=name)
+    out, preset = options.out or free_directory(Path("runs") / name), preset or "mini"
+    plan = Plan(**({"sequence_length": default_length(preset)} | changes))
+    return LanguageJob(out, preset, options.text, plan, device, verb=name)
+
+
+def interrupted(job: Any) -> int:
+    """What to say at once: before the steps, or after a second Ctrl-C during one."""
+    begun = (job.out / "run.json").exists()
+    hint = f"to go on: {job.to_go_on()}" if begun else "nothing is kept yet; start again"
+    return complain(f"interrupted; {hint}", 130)
 
 
 def run_generate(options: argparse.Namespace) -> int:
     """Print the continuation as it is made."""
-    device = _set_up_machine(options)
+    device = set_up_machine(options)
     import numpy as np
 
     from minideepseek.model.contents import model_directory
@@ -264,29 +182,3 @@ def run_inspect(options: argparse.Namespace) -> int:
 
     print(inspect(options.directory))
     return 0
-
-
-def _given(options: argparse.Namespace, *names: str) -> dict:
-    """The options that were given, as fields of a Plan."""
-    return {n: getattr(options, n) for n in names if getattr(options, n) is not None}
-
-
-def _set_up_machine(options: argparse.Namespace) -> str:
-    """Threads and device; prints the device and why, once."""
-    from minideepseek.autograd.backend import get_device, set_threads
-
-    warnings.simplefilter("ignore", RuntimeWarning)  # NaN and Inf: the trainer names them
-    set_threads(options.threads)
-    if options.device is not None:
-        name, why = options.device, "--device"
-    elif os.environ.get("MINIDEEPSEEK_DEVICE"):
-        name, why = os.environ["MINIDEEPSEEK_DEVICE"], "MINIDEEPSEEK_DEVICE"
-    else:
-        name, why = "cpu", "the default; --device cuda uses a GPU"
-    get_device(name)
-    print(f"device: {name} ({why}); threads: {options.threads}", file=sys.stderr)
-    return name
-
-
-if __name__ == "__main__":
-    sys.exit(main())
