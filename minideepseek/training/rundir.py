@@ -118,6 +118,7 @@ class RunDirectory:
     def _state(self, trainer: Training) -> dict[str, Any]:
         return {
             "step": trainer.done,
+            "updates": trainer.optimiser.steps,
             "tokens": trainer.tokens,
             "seconds": trainer.seconds,
             "plan": dataclasses.asdict(trainer.plan),
@@ -156,7 +157,7 @@ class RunDirectory:
         trainer.model.load_state_dict(loaded.state_dict())
         for name, array in own.items():
             copy_into(array, moments[name])
-        trainer.done = trainer.optimiser.steps = state["step"]
+        trainer.done, trainer.optimiser.steps = state["step"], state["updates"]
         trainer.tokens, trainer.seconds = state["tokens"], state["seconds"]
 
     def _cut_metrics(self, step: int) -> None:
@@ -167,7 +168,7 @@ class RunDirectory:
 
 def _read_state(path: Path) -> dict[str, Any]:
     """The content of a trainer.json; CheckpointError if a key is missing or of another type."""
-    kinds = {"step": int, "tokens": int, "seconds": float, "corpus": str}
+    kinds = {"step": int, "updates": int, "tokens": int, "seconds": float, "corpus": str}
     kinds |= dict.fromkeys(("plan", "loader", "surroundings"), dict)
     state = read_json(path)
     for name, kind in kinds.items():

@@ -67,7 +67,7 @@ def test_a_run_directory_holds_what_it_says(whole):
         os.listdir(newest)
     )
     state = json.loads((newest / "trainer.json").read_text())
-    assert state["step"] == 6 and state["tokens"] == 6 * 32
+    assert state["step"] == state["updates"] == 6 and state["tokens"] == 6 * 32
     assert Plan(**state["plan"]) == PLAN
 
 
@@ -270,7 +270,7 @@ def test_a_damaged_checkpoint_is_refused(stopped, name, change):
     [
         {"step": None}, {"step": "4"}, {"step": 4.0}, {"tokens": None}, {"plan": []},
         {"corpus": 5}, {"loader": {}}, {"loader": {"rng": 1}}, {"surroundings": None},
-        {"seconds": None},
+        {"seconds": None}, {"updates": None}, {"updates": 4.0},
     ],
 )  # fmt: skip
 def test_a_state_with_something_missing_is_refused(stopped, change):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from minideepseek.errors import CheckpointError, InputError
+from minideepseek.reasoning.evaluate import ROWS
 from minideepseek.reasoning.grpo.objective import AGGREGATIONS, KLS, RATIOS, SCALES
 from minideepseek.reasoning.tasks import Problem, Task
 from minideepseek.training.trainer import check_plan
@@ -60,8 +61,11 @@ class GRPOPlan:
             if getattr(self, name) not in names:
                 expected = ", ".join(map(repr, names))
                 raise InputError(f"{name}: got {getattr(self, name)!r}, expected one of {expected}")
-        if self.temperature <= 0:
-            raise InputError(f"temperature: got {self.temperature}, expected a number above 0")
+        for name in ("temperature", "clip_norm"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name}: got {getattr(self, name)!r}, expected a number above 0")
+        if type(self.replay_routing) is not bool:
+            raise InputError(f"replay_routing: got {self.replay_routing!r}, expected a bool")
         limit = self.max_new_tokens
         if limit is not None and (type(limit) is not int or limit < 1):
             raise InputError(f"max_new_tokens: got {limit!r}, expected an integer of at least 1")
@@ -86,6 +90,7 @@ _AT_MOST = {
     "final_learning_rate": 1.0,
     "beta2": 0.999999,
     "clip_norm": 1e9,
+    "evaluate_samples": ROWS,
     "clip_low": 1e3,
     "clip_high": 1e3,
     "kl_coef": 1e3,
@@ -122,7 +127,7 @@ class Prompts:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken. CheckpointError for another task or no such state."""
-        if state.get("task") != self.task.name:
+        if not isinstance(state, dict) or state.get("task") != self.task.name:
             raise CheckpointError(f"prompts' state: not one of {self.task.name}")
         try:
             for name in _GENERATORS:
