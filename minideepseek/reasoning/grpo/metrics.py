@@ -18,7 +18,9 @@ entropy, kl, the ratios and sampler_gap are of the tokens that were learned from
 was equal and nothing was, of as many rows as a minibatch has.
 
 A run stops with a DivergedError, its last checkpoint kept, where nothing can come any more: every
-reward 0 or no entropy for PATIENCE steps, or a KL above KL_LIMIT nats a token.
+reward 0, no entropy, or a KL above KL_LIMIT nats a token, each for PATIENCE steps. One step says
+little: k3 is e⁻ˣ where the policy draws what the reference finds likelier, and a single rare token
+of a policy that learns well can lift a small batch's mean above the limit.
 """
 
 from __future__ import annotations
@@ -94,20 +96,21 @@ def means(passes: list[dict[str, Any]]) -> dict[str, float]:
 def check_collapse(metrics: dict[str, Any], streaks: Array) -> None:
     """DivergedError for a run from which nothing can come any more.
 
-    streaks: (2,) integers, counted on here: the steps in a row without reward, without entropy.
+    streaks: (3,) integers, counted on here: the steps in a row without reward, without entropy, and
+    beyond KL_LIMIT.
     """
-    step = metrics["step"]
     unpaid = metrics["reward"] == 0 and metrics["frac_reward_zero_std"] == 1
-    nothing = {"reward": unpaid, "entropy": metrics["entropy"] < NO_ENTROPY}
-    for i, (name, is_so) in enumerate(nothing.items()):
+    found = {
+        "the reward has been 0": (unpaid, "there is nothing to learn from"),
+        "the entropy has been 0": (metrics["entropy"] < NO_ENTROPY, "nothing new will be tried"),
+        f"the KL to the reference has been above {KL_LIMIT:g} nats a token": (
+            metrics["kl"] > KL_LIMIT,
+            "the policy has left it; lower the learning rate",
+        ),
+    }
+    for i, (what, (is_so, consequence)) in enumerate(found.items()):
         streaks[i] = streaks[i] + 1 if is_so else 0
         if streaks[i] >= PATIENCE:
             raise DivergedError(
-                f"step {step}: the {name} has been 0 for {PATIENCE} steps, there is nothing to "
-                "learn from"
+                f"step {metrics['step']}: {what} for {PATIENCE} steps: {consequence}"
             )
-    if metrics["kl"] > KL_LIMIT:
-        raise DivergedError(
-            f"step {step}: the KL to the reference is {metrics['kl']:.1f} nats a token, above "
-            f"{KL_LIMIT:g}: the policy has left it; lower the learning rate"
-        )

@@ -86,7 +86,7 @@ class GRPOTrainer:
         weight = model.model.norm.weight
         self.reference = DeepSeekV3.empty(model.config, weight.dtype).to(model.device)
         self.reference.load_state_dict(model.state_dict())
-        self.streaks = full((2,), 0, "int64")  # steps in a row without reward, without entropy
+        self.streaks = full((3,), 0, "int64")  # see `check_collapse`
         self.done = 0  # steps
         self.tokens = 0  # sampled
         self.seconds = 0.0  # over all processes that worked on this run
