@@ -1,4 +1,4 @@
-r"""The seven arms of demos/r1_pipeline.py: how each is trained, what it costs, how it is measured.
+r"""The arms of demos/r1_pipeline.py: how each is trained, what it costs, how it is measured.
 
 Costs are token passes, as that file's docstring counts them. Each stage has a folder of its own
 with checkpoints, so that `Arms.run` goes on where it was interrupted: what is complete is read.
@@ -94,7 +94,7 @@ class Scale:
     """
 
     base: Recipe = _recipe(2500)
-    student: Recipe = _recipe(1000, STUDENT)
+    student: Recipe = _recipe(1500, STUDENT)
     seeds: int = 1
     budget: float = 1.5e6
     cold: int = 100
@@ -107,9 +107,7 @@ class Scale:
 
 
 DEFAULT = Scale()
-FULL = Scale(
-    student=_recipe(1500, STUDENT), seeds=3, budget=5e6, cold=200, sft=200, problems=1024
-)
+FULL = Scale(seeds=3, budget=5e6, cold=200, sft=200, problems=1024)
 QUICK = Scale(
     base=_recipe(120, STUDENT, 5000),
     student=_recipe(120, TINY, 5000),

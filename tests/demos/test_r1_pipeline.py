@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from demos import r1_arms, r1_pipeline
-from demos.r1_arms import QUICK, Arms, BudgetedGRPO, answer_of, cost, measure
+from demos.r1_arms import QUICK, Arms, BudgetedGRPO, Trained, answer_of, cost, measure
 from minideepseek.model.transformer import DeepSeekV3
 from minideepseek.reasoning.grpo.plan import GRPOPlan
 from minideepseek.reasoning.tasks import Completion, Problem
@@ -100,9 +100,9 @@ def test_sentences_say_no_where_a_claim_does_not_hold():
 
 def test_table_has_means_and_spreads():
     found = r1_pipeline.cells(seeds({"base": row(0.2)}, {"base": row(0.4), "R1": row(0.5)}))
-    assert found["base"][0] == "30.0 ± 14.1" and found["R1"][0] == "50.0"
+    assert found["base"][0] == "30.0 ±\u00a014.1" and found["R1"][0] == "50.0"
     lines = r1_pipeline.text_table(found).split("\n")
-    assert len({len(line) for line in lines}) == 1 and "30.0 ± 14.1" in lines[1]
+    assert len({len(line) for line in lines}) == 1 and "30.0 ±\u00a014.1" in lines[1]
 
 
 def run(out, *more):
@@ -132,6 +132,10 @@ def test_quick_run_is_equal_in_compute_and_goes_on_where_it_was_killed(
         assert 0.97 < rows[name]["passes"] / QUICK.budget < 1.1, name
     assert rows["R1"]["flops"] > 1.5 * rows["distilled"]["flops"]
     assert rows["cold start only"]["right"] > 0.1  # it does learn: 17.5 %
+    for name, bonus in (("R1-Zero", 0.1), ("R1-Zero, accuracy", 0.0)):
+        for step in found["seeds"][0]["curves"][name]:
+            earned = step["rewards/accuracy"] + bonus * step["rewards/format"]
+            assert step["reward"] == pytest.approx(earned)
     page = (tmp_path / "whole" / "r1_pipeline.html").read_text()
     assert page.count("<svg role") == 3 and all(f">{name}<" in page for name in ARMS)
     assert "NO (" in capsys.readouterr().out
@@ -166,12 +170,35 @@ def test_a_base_of_another_vocabulary_is_refused(tmp_path, capsys):
     assert "other words than countdown" in capsys.readouterr().err
 
 
-def test_a_policy_that_is_never_right_leaves_stages_out(tmp_path, monkeypatch, capsys):
-    arms = Arms(tmp_path, QUICK, 0, None)
-    base = r1_arms.Trained(DeepSeekV3(QUICK.base.config(QUICK.task), np.random.default_rng(0)))
+def four_stages(tmp_path, monkeypatch, accepted):
+    """`Arms._r1` with stages that only say what they were given: (name, model, passes, limit)."""
+    arms, said = Arms(tmp_path, QUICK, 0, None), []
     arms.rows["R1 stage 2"] = {"length": 20.0}
-    monkeypatch.setattr(arms, "_demonstrations", lambda *_: base)
-    monkeypatch.setattr(arms, "_grpo", lambda *_, **__: base)
+
+    def stage(name, start, *_, until=None):
+        said.append((name, start.model, start.passes, until))
+        return Trained(f"after {name}", start.passes + 1000, start.seconds + 1)
+
+    monkeypatch.setattr(arms, "_demonstrations", stage)
+    monkeypatch.setattr(arms, "_imitate", stage)
+    monkeypatch.setattr(arms, "_grpo", stage)
     monkeypatch.setattr(arms, "_row", lambda name, found: found)
-    monkeypatch.setattr(arms, "_accepted", lambda model: ([], 64, 0.0))
-    assert arms._r1(base) == [] and "no stage 3" in capsys.readouterr().out
+    monkeypatch.setattr(arms, "_accepted", lambda model: (accepted, 64, 5.0))
+    return arms._r1(Trained("base")), said
+
+
+def test_stage_3_begins_at_the_base_again_and_all_is_counted(tmp_path, monkeypatch):
+    samples = [(np.array([1, 7]), np.array([8, 2]))]
+    found, said = four_stages(tmp_path, monkeypatch, samples)
+    assert found is samples
+    assert said == [
+        ("cold-start", "base", 0, None),
+        ("r1-grpo", "after cold-start", 1000, QUICK.first * QUICK.budget),
+        ("r1-sft", "base", 2000 + 64 * 20, None),
+        ("r1-grpo-again", "after r1-sft", 3000 + 64 * 20, None),
+    ]
+
+
+def test_a_policy_that_is_never_right_leaves_stages_out(tmp_path, monkeypatch, capsys):
+    found, said = four_stages(tmp_path, monkeypatch, [])
+    assert not found and len(said) == 2 and "no stage 3" in capsys.readouterr().out
