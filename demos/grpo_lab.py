@@ -53,7 +53,7 @@ class Size:
     plan: dict[str, Any] = field(default_factory=dict)  # changes to the recipe's GRPO
 
 
-QUICK = Size(2, 1, 4, 2, 2, 2, 3, {"prompts_per_step": 2, "group_size": 4, "minibatches": 2})
+QUICK = Size(2, 2, 4, 2, 2, 2, 3, {"prompts_per_step": 2, "group_size": 4, "minibatches": 2})
 
 COLUMNS = {  # name: (where it is, its name there, how it is shown)
     "reward": ("seen", "reward", "{:.2f}"),
