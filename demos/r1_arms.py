@@ -96,7 +96,7 @@ class Scale:
     base: Recipe = _recipe(2500)
     student: Recipe = _recipe(1500, STUDENT)
     seeds: int = 1
-    budget: float = 1.5e6
+    budget: float = 1.2e6
     cold: int = 100
     sft: int = 80
     first: float = 0.45
@@ -107,7 +107,7 @@ class Scale:
 
 
 DEFAULT = Scale()
-FULL = Scale(seeds=3, budget=5e6, cold=200, sft=200, problems=1024)
+FULL = Scale(seeds=3, budget=4e6, cold=200, sft=200, problems=1024)
 QUICK = Scale(
     base=_recipe(120, STUDENT, 5000),
     student=_recipe(120, TINY, 5000),

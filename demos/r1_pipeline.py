@@ -22,8 +22,8 @@ R1's own training.
 Prints one table (all held-out problems, 8 samples each) and what it shows, or fails to show, and
 writes r1_pipeline.html and r1_pipeline.json. "right" asks for the strict form; the columns behind
 it also take a right answer without a thought. Thought: tokens between the tags, where there are
-any. The default is one seed with 1.5 million passes an arm, some 3 minutes beside the base's
-pre-training; --full is three seeds with 5 million and takes ten times as long. A run that was
+any. The default is one seed with 1.2 million passes an arm, some 3 minutes beside the base's
+pre-training; --full is three seeds with 4 million and takes ten times as long. A run that was
 interrupted goes on when it is started again. --base: a pre-trained `reason` model, such as
 runs/journey/reasoning/pretrain/checkpoints/step-00002500; without it one is pre-trained first.
 """
