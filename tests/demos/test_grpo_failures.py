@@ -149,7 +149,7 @@ def test_the_window_shows_behind_forty_tokens(monkeypatch, capsys, short, begins
 
     def going_on(lab, window):
         broken = short if window == 40 else 0.05
-        return [0.5] * 5, [1.0, 1.0, broken, broken, broken]
+        return [0.5] * 5, [window == 40, window == 40, broken, broken, broken]
 
     monkeypatch.setattr(grpo_failures, "pretrainer", pretrainer)
     monkeypatch.setattr(grpo_failures, "without_mtp", lambda model: model)
@@ -158,6 +158,26 @@ def test_the_window_shows_behind_forty_tokens(monkeypatch, capsys, short, begins
     lab.taught = lambda model, task, steps: model
     assert grpo_failures.short_window(lab).startswith(begins)
     assert [(p.batch_size, p.sequence_length) for p in read] == [(24, 40), (10, 96)]
+
+
+def test_thoughts_are_cut_behind_an_attempt_and_judged_by_how_they_end(monkeypatch):
+    asked, words = [], Countdown.tokenizer
+    answers = [("9 -", True), ("</think> ?", True), ("9 -", False), ("", True)]
+
+    class Sampler:
+        def __init__(self, model, tokenizer, group_size, limit):
+            pass
+
+        def sample(self, prompts, rng):
+            asked.append(prompts)
+            return SimpleNamespace(completions=lambda tokenizer: answers)
+
+    monkeypatch.setattr(grpo_failures, "GroupSampler", Sampler)
+    nats, broken = grpo_failures.going_on(Lab(tiny_model(), size=QUICK), tiny_model())
+    assert broken == [0.5] * 5 and nats == pytest.approx([math.log(33)] * 5, abs=0.6)
+    assert [{len(p) for p in prompts} for prompts in asked] == [{c} for c in grpo_failures.CUTS]
+    ends = {words.decode(p).split()[-1] for prompts in asked for p in prompts}
+    assert ends == {"?"}  # all of these searches are still on
 
 
 def test_two_results_differ_where_their_errors_are_small_beside_it():
