@@ -26,9 +26,9 @@ from minideepseek.reasoning.grpo.plan import GRPOPlan
 from minideepseek.reasoning.grpo.sampler import GroupSampler, Rollout
 from minideepseek.reasoning.grpo.trainer import GRPOTrainer
 from minideepseek.reasoning.r1.pipeline import rejection_sample
-from minideepseek.reasoning.r1.sft import SFTPlan, SFTTrainer
+from minideepseek.reasoning.r1.sft import SFTTrainer
 from minideepseek.reasoning.r1.sources import Demonstrations, Sample, SampleSet
-from minideepseek.reasoning.recipe import Recipe, base_gates
+from minideepseek.reasoning.recipe import RECIPE, Recipe, base_gates
 from minideepseek.reasoning.stages import (
     Stages,
     pretrainer,
@@ -50,6 +50,7 @@ from minideepseek.training.optim import cosine_schedule
 from minideepseek.training.progress import Progress
 from minideepseek.training.rundir import RunDirectory
 
+SFT = RECIPE.cold_start  # but for its steps
 SAMPLES = 8  # answers to each held-out problem
 KEYS = 32  # that a token attends to on average, for the FLOPs
 ANY_FORM = (  # the weight 0 only logs how many keep the form
@@ -78,11 +79,10 @@ STUDENT = {
 TINY = STUDENT | {"hidden_size": 32, "kv_lora_rank": 16}
 
 
-def _recipe(steps: int, shape: dict[str, Any] | None = None, documents: int = 130_000) -> Shaped:
+def _shaped(steps: int, shape: dict[str, Any], documents: int = RECIPE.documents) -> Shaped:
     every = min(500, steps)
-    plan = replace(Recipe().pretrain, steps=steps, evaluate_every=every, checkpoint_every=every)
-    sigma = 0.1 if shape else Recipe().initializer_range
-    return Shaped(documents, initializer_range=sigma, pretrain=plan, shape=shape or {})
+    plan = replace(RECIPE.pretrain, steps=steps, evaluate_every=every, checkpoint_every=every)
+    return Shaped(documents, initializer_range=0.1, pretrain=plan, shape=shape)
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class Scale:
     its stage 2 ends; problems: asked, 8 times each, in stage 3.
     """
 
-    base: Recipe = _recipe(2500)
-    student: Recipe = _recipe(1500, STUDENT)
+    base: Recipe = RECIPE
+    student: Recipe = _shaped(1500, STUDENT)
     seeds: int = 1
     budget: float = 1.2e6
     cold: int = 100
@@ -102,15 +102,15 @@ class Scale:
     first: float = 0.45
     problems: int = 256
     # β is 0; a near reference keeps the watched KL below its limit where thinking dies out.
-    grpo: GRPOPlan = GRPOPlan(checkpoint_every=5, reference_every=10)
+    grpo: GRPOPlan = replace(RECIPE.grpo, checkpoint_every=5, reference_every=10)
     task: Task = field(default_factory=Countdown)
 
 
 DEFAULT = Scale()
 FULL = Scale(seeds=3, budget=4e6, cold=200, sft=200, problems=1024)
 QUICK = Scale(
-    base=_recipe(120, STUDENT, 5000),
-    student=_recipe(120, TINY, 5000),
+    base=_shaped(120, STUDENT, 5000),
+    student=_shaped(120, TINY, 5000),
     budget=1.2e5,
     cold=30,
     sft=10,
@@ -229,24 +229,24 @@ class Arms:
         return Trained(without_mtp(trainer.model))
 
     def _demonstrations(self, name: str, start: Trained, steps: int | None = None) -> Trained:
-        source = Demonstrations(self.task, SFTPlan().samples_per_step, self._rng(name))
+        source = Demonstrations(self.task, SFT.samples_per_step, self._rng(name))
         example = Demonstrations(self.task, 500, self._rng("lengths")).next_batch()
         return self._sft(name, start, source, steps or self._affordable(start, example))
 
     def _imitate(
         self, name: str, start: Trained, samples: list[Sample], steps: int | None = None
     ) -> Trained:
-        source = SampleSet(samples, SFTPlan().samples_per_step, self._rng(name))
+        source = SampleSet(samples, SFT.samples_per_step, self._rng(name))
         return self._sft(name, start, source, steps or self._affordable(start, samples))
 
     def _affordable(self, start: Trained, samples: Sequence[Sample]) -> int:
         """SFT steps on such samples that the rest of the budget pays for."""
         size = np.mean([len(prompt) + len(response) - 1 for prompt, response in samples])
         left = self.scale.budget - start.passes
-        return max(1, round(left / (3 * size * SFTPlan().samples_per_step)))
+        return max(1, round(left / (3 * size * SFT.samples_per_step)))
 
     def _sft(self, name: str, start: Trained, source: Any, steps: int) -> Trained:
-        trainer = SFTTrainer(without_mtp(start.model), source, SFTPlan(steps=steps))
+        trainer = SFTTrainer(without_mtp(start.model), source, replace(SFT, steps=steps))
         self.stages.run(name, trainer, {"loss": "loss"})
         passes = start.passes + 3 * trainer.tokens
         return Trained(trainer.model, passes, start.seconds + trainer.seconds, start.curve)

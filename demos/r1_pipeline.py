@@ -15,17 +15,17 @@ Two begin at a smaller student (2 layers, width 64), pre-trained on text from th
 
 Equal compute is counted in token passes: a token that is sampled or read costs one forward pass, a
 token that is trained on three. Every arm has the same number of them; GRPO stops, and its learning
-rate ends, when they are spent, and SFT makes as many steps as they pay for. One pass of the student
-costs a quarter of the base's FLOPs. Not counted: pre-training, and, for the distilled student,
-R1's own training.
+rate ends, when they are spent, and SFT makes as many steps as they pay for. A pass of the student
+costs about a quarter of the base's FLOPs. Not counted: pre-training, and, for the distilled
+student, R1's own training.
 
 Prints one table (all held-out problems, 8 samples each) and what it shows, or fails to show, and
 writes r1_pipeline.html and r1_pipeline.json. "right" asks for the strict form; the columns behind
 it also take a right answer without a thought. Thought: tokens between the tags, where there are
 any. The default is one seed with 1.2 million passes an arm, some 3 minutes beside the base's
 pre-training; --full is three seeds with 4 million and takes ten times as long. A run that was
-interrupted goes on when it is started again. --base: a pre-trained `reason` model, such as
-runs/journey/reasoning/pretrain/checkpoints/step-00002500; without it one is pre-trained first.
+interrupted goes on when it is started again. --base: a pre-trained `reason` model, such as the
+newest of runs/journey/reasoning/pretrain/checkpoints; without it one is pre-trained first.
 """
 
 from __future__ import annotations
