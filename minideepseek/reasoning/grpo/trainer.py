@@ -249,7 +249,7 @@ class GRPOTrainer:
             part.logprobs,
             advantages,
             part.mask,
-            ref if plan.kl_coef else None,
+            ref,
             clip_epsilon=(plan.clip_low, plan.clip_high),
             kl_coef=plan.kl_coef,
             kl=plan.kl,

@@ -28,7 +28,8 @@ SHORT = Reward("short", 0.5, lambda task, c: len(c.text.split()) <= 2)
 FORMS = [
     {},
     {"aggregation": "sequence", "scale": "none", "minibatches": 1},
-    {"aggregation": "constant", "scale": "rloo", "minibatches": 3, "truncated": "mask"},
+    {"aggregation": "constant", "scale": "rloo", "truncated": "mask", "max_new_tokens": 5},
+    {"clip_low": 0.3, "clip_high": 0.05, "minibatches": 4},
     {"ratio": "sequence", "aggregation": "sequence", "kl_coef": 0.1, "clip_high": 0.28},
     {"ratio": "sequence", "clip_low": 0.02, "clip_high": 0.01, "minibatches": 4},
     {"kl_coef": 0.3, "kl": "k1", "temperature": 0.7},
@@ -146,6 +147,25 @@ def test_the_loss_is_the_mean_over_minibatches():
 
     trainer._minibatch = kept
     assert trainer.step()["loss"] == pytest.approx(np.mean(losses)) and len(losses) == 3
+
+
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_what_a_pass_says_of_itself(ratio):
+    """What its means are over, and that rows of like length are read together."""
+    trainer = tiny.trainer(changed(ratio=ratio, prompts_per_step=8, minibatches=1))
+    learn, widths = trainer._pass, []
+
+    def watched(part, *rest):
+        seen = learn(part, *rest)
+        tokens = int((part.lengths - part.prompt_lengths).sum())
+        assert seen["actions"] == (tokens if ratio == "token" else len(part.ids))
+        assert seen["tokens"] == tokens
+        widths.append(part.ids.shape[1])
+        return seen
+
+    trainer._pass = watched
+    trainer.step()
+    assert widths == sorted(widths) and widths[0] < widths[-1]
 
 
 # ----------------------------------------------------------------------- parts of a batch, and rows
