@@ -249,7 +249,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         **_SMALL, "vocab_size": 33, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
         "hidden_size": 128, "num_hidden_layers": 3, "intermediate_size": 256,
         "num_attention_heads": 4, "q_lora_rank": None, "kv_lora_rank": 64,
-        "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16,
+        "qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 32,
         "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64,
         "n_group": 1, "topk_group": 1, "max_position_embeddings": 128,
     },

@@ -36,26 +36,26 @@ from minideepseek.training.trainer import Plan
 class Recipe:
     """One frozen set of numbers.
 
-    documents: of pre-training text; initializer_range: σ of the first weights (0.02 is right for a
-    hidden width of 7,168, and a tenth of 1/√128 here: the verdict is then learned much later).
-    samples: answers to each held-out problem in an evaluation.
+    documents: of pre-training text; initializer_range: σ of the first weights (with 0.02 the
+    verdict was learned much later). samples: answers to each held-out problem in an evaluation.
     """
 
-    documents: int = 130_000
+    documents: int = 160_000
     initializer_range: float = 0.07
     pretrain: Plan = field(
         default_factory=lambda: Plan(
-            steps=2500,
+            steps=3000,
             batch_size=10,
             sequence_length=96,
             learning_rate=2e-3,
             warmup_steps=20,
+            weight_decay=0.01,
             mtp_weight=0.1,
             evaluate_every=500,
             checkpoint_every=500,
         )
     )
-    cold_start: SFTPlan = field(default_factory=lambda: SFTPlan(steps=400))
+    cold_start: SFTPlan = field(default_factory=lambda: SFTPlan(steps=600, weight_decay=0.01))
     grpo: GRPOPlan = field(default_factory=GRPOPlan)
     samples: int = 8
 

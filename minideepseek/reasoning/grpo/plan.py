@@ -28,15 +28,15 @@ class GRPOPlan:
     """
 
     steps: int = 50  # 10,400
-    prompts_per_step: int = 16  # 32
+    prompts_per_step: int = 32  # 32
     group_size: int = 16  # G = 16
     max_new_tokens: int | None = None  # 32,768, later 65,536
     temperature: float = 1.0  # 1
     minibatches: int = 4  # updates per rollout: 16
     micro_rows: int = 32  # rows per forward pass; memory, not mathematics
-    learning_rate: float = 5e-4  # 3e-6
+    learning_rate: float = 3e-4  # 3e-6
     warmup_steps: int = 5
-    final_learning_rate: float = 0.2  # of the peak
+    final_learning_rate: float = 0.1  # of the peak
     beta2: float = 0.99  # of AdamW: at 0.95 its v forgets within one rollout or five
     clip_norm: float = 1.0
     clip_low: float = 0.2  # ε; R1's first stage: 10

@@ -40,7 +40,7 @@ What a row says then depends on its own numbers alone, not on who else is still 
 >>> rollout.ids.shape, rollout.mask[0].tolist()           # the prompt's own tokens do not count
 ((3, 8), [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0])
 >>> rollout.completions(words)[1]                        # after four tokens no end token yet
-('4 + </think> 4', False)
+('4 + <think> </think>', False)
 """
 
 from __future__ import annotations
