@@ -224,7 +224,8 @@ def length_bias(lab: Lab) -> str:
     facts += f". In brackets: the mean over tokens, {apart:+.1f} standard errors"
     if longer and apart > 2:
         return f"Wrong answers grow longer, and fewer are right: {facts}."
-    return f"{'Wrong answers grow longer' if longer else 'The failure does not show'}: {facts}."
+    what = "Wrong answers grow longer" if longer else "The failure does not show"
+    return f"{what}{', yet more are right' if apart < -2 else ''}: {facts}."
 
 
 def k1_penalty(lab: Lab) -> str:
@@ -235,13 +236,10 @@ def k1_penalty(lab: Lab) -> str:
         ends[kl] = rows[-1]
     facts = "; ".join(f"{kl} {row['KL']:.3f}, {percent(row['solved'])}" for kl, row in ends.items())
     kls = {name: row["KL"] for name, row in ends.items()}
-    free, others = kls["k1"] > kls["none"] / 2, max(kls["k3"], kls["unbiased"]) < kls["none"] / 2
-    what = {
-        (True, True): "k1 does not hold the policy, the others do",
-        (True, False): "None of them holds the policy to half of the drift",
-        (False, True): "The failure does not show, all three hold the policy",
-        (False, False): "The failure does not show, k1 holds the policy and another does not",
-    }[free, others]
+    held = [name for name, kl in kls.items() if kl < kls["none"] / 2]
+    shows = "k1" not in held and held
+    facts += f". Held to half of the drift without: by {' and '.join(held) or 'none of them'}"
+    what = "k1 does not hold the policy" if shows else "The failure does not show"
     return f"{what}. KL a token over the last steps, and solved: {facts}."
 
 

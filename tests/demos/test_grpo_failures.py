@@ -91,6 +91,11 @@ RISES, STAYS = course(0.3, 0.4, 0.6), course(0.3, 0.3, 0.31)
         (
             "length_bias",
             [course(0.3, 0.5, right=30.0, wrong=40.0), course(0.3, 0.6, right=30.0, wrong=50.0)],
+            "Wrong answers grow longer, yet more are right",
+        ),
+        (
+            "length_bias",
+            [course(0.3, 0.5, right=30.0, wrong=40.0), course(0.3, 0.5, right=30.0, wrong=50.0)],
             "Wrong answers grow longer:",
         ),
         (
@@ -99,17 +104,9 @@ RISES, STAYS = course(0.3, 0.4, 0.6), course(0.3, 0.3, 0.31)
             "The failure does not show",
         ),
         ("k1_penalty", [[row(kl=k)] for k in (0.4, 0.6, 0.03, 0.07)], "k1 does not hold the pol"),
-        ("k1_penalty", [[row(kl=k)] for k in (0.4, 0.6, 0.03, 0.3)], "None of them holds"),
-        (
-            "k1_penalty",
-            [[row(kl=k)] for k in (0.4, 0.1, 0.03, 0.07)],
-            "The failure does not show, all three",
-        ),
-        (
-            "k1_penalty",
-            [[row(kl=k)] for k in (0.4, 0.1, 0.3, 0.07)],
-            "The failure does not show, k1 holds",
-        ),
+        ("k1_penalty", [[row(kl=k)] for k in (0.4, 0.3, 0.03, 0.3)], "k1 does not hold the pol"),
+        ("k1_penalty", [[row(kl=k)] for k in (0.4, 0.6, 0.3, 0.3)], "The failure does not show"),
+        ("k1_penalty", [[row(kl=k)] for k in (0.4, 0.1, 0.03, 0.07)], "The failure does not show"),
         ("addition", [RISES], "RL polishes"),
         ("addition", [STAYS], "RL does not polish"),
     ],
@@ -118,6 +115,16 @@ def test_the_sentence_follows_the_numbers(failure, runs, begins):
     lab = Scripted(*runs)
     assert getattr(grpo_failures, failure)(lab).startswith(begins)
     assert not lab.runs  # all were asked for
+
+
+def test_who_held_the_policy_is_said():
+    found = [
+        grpo_failures.k1_penalty(Scripted(*([row(kl=k)] for k in kls)))
+        for kls in ((0.4, 0.6, 0.03, 0.3), (0.4, 0.6, 0.03, 0.07), (0.4, 0.6, 0.3, 0.3))
+    ]
+    assert ["by k3.", "by k3 and unbiased.", "by none of them."] == [
+        re.search(r"by [^:]*\.$", sentence)[0] for sentence in found
+    ]
 
 
 def test_what_is_changed_is_one_field_or_two():
