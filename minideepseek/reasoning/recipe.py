@@ -2,7 +2,7 @@
 
     pre-training   the language of the task, thoughts among it, with an MTP module
     cold start     supervised fine-tuning on the impatient teacher's demonstrations
-    GRPO           answers of its own, judged by the verifier
+    GRPO           responses of its own, judged by the verifier
     control        as many further supervised updates as GRPO made, from the same cold start
 
 The recipe is frozen: the figures in the README are of this one, and its seeds are all shown.
@@ -36,8 +36,8 @@ from minideepseek.training.trainer import Plan
 class Recipe:
     """One frozen set of numbers.
 
-    documents: of pre-training text; initializer_range: σ of the first weights (with 0.02 the
-    verdict was learned much later). samples: answers to each held-out problem in an evaluation.
+    documents: of pre-training text; initializer_range: σ of the first weights. samples: responses
+    to each held-out problem in an evaluation.
     """
 
     documents: int = 160_000

@@ -18,7 +18,7 @@ class ReasoningRecord:
     stages: the objects of each stage's metrics.jsonl, one a step: "pretrain", "sft", "grpo",
         "control"; keys may be missing, null or NaN.
     evaluations: `Evaluation.as_dict()` by name, in the order of the table: "base", "cold start",
-        "control", "grpo".
+        "grpo", "grpo, τ = 0.6" (R1's sampling), "control".
     gates: (name, measured, wanted, passed); measured and wanted are numbers or text.
     traces: (when, prompt, text): responses to the same prompts before, during and after.
     facts, recipe: two tables, in order.
