@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from minideepseek.layers.mla import DeepSeekAttention, MultiHeadLatentAttention
     from minideepseek.layers.moe import DeepSeekMoE
     from minideepseek.layers.mtp import MTPModel
+    from minideepseek.layers.standard_moe import StandardMoE
     from minideepseek.model.config import DeepSeekV3Config
     from minideepseek.model.generate import generate
     from minideepseek.model.tokenizer import ByteTokenizer, WordTokenizer
@@ -78,6 +79,7 @@ _HOME = {
     "MultiHeadLatentAttention": "layers.mla",
     "Parameter": "autograd.engine",
     "ReasoningModel": "reasoning.r1.model",
+    "StandardMoE": "layers.standard_moe",
     "Tensor": "autograd.engine",
     "WordTokenizer": "model.tokenizer",
     "checkpoint": "autograd.engine",
@@ -109,6 +111,7 @@ __all__ = [
     "MultiHeadLatentAttention",
     "Parameter",
     "ReasoningModel",
+    "StandardMoE",
     "Tensor",
     "WordTokenizer",
     "checkpoint",

@@ -150,6 +150,15 @@ def like(host: numpy.ndarray, array: Array) -> Array:
     return device_of(array).from_host(host)
 
 
+def generator(rng: Any, seed: int) -> numpy.random.Generator:
+    """`rng`, or a new generator from `seed` where it is None; InputError for anything else."""
+    if rng is None:
+        return numpy.random.default_rng(seed)
+    if not isinstance(rng, numpy.random.Generator):
+        raise InputError(f"rng: got {rng!r:.40}, expected a numpy.random.Generator or None")
+    return rng
+
+
 def normal(rng: numpy.random.Generator, shape: Sequence[int], std: float, dtype: Any) -> Array:
     """N(0, std²) on the host: made there always, so that every device sees the same numbers."""
     return (rng.standard_normal(shape, dtype=float64) * std).astype(dtype)

@@ -4,6 +4,7 @@
     rope         rotary positions and YaRN
     cache        the latent cache
     mla          Chapter 2: multi-head latent attention, naive and absorbed, decoupled RoPE
+    standard_moe Chapter 3 begins: a few large experts and the loss that balances them
     moe          Chapter 3: DeepSeekMoE, routing and balance without an auxiliary loss
     decoder      one decoder layer: attention, then MLP or experts
     mtp          Chapter 4a: multi-token prediction

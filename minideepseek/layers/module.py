@@ -12,19 +12,21 @@ Three views of the same memory:
     load_state_dict()    writes into named_tensors(); no array is ever replaced
 
 `Init` makes the first values. Weights are N(0, std²) (V3 §4.2 uses std 0.006, at width 7168), norm
-weights 1, biases 0.
+weights 1, biases 0. A layer used alone is made from a model's config or from the few fields of it
+that it reads, given by name; `settle` brings both into one form.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from minideepseek.autograd import backend
 from minideepseek.autograd.backend import Array
 from minideepseek.autograd.engine import Parameter, Tensor, ops
-from minideepseek.errors import CheckpointError
+from minideepseek.errors import CheckpointError, InputError
 
 DEFAULT_SEED = 2024  # of generators made where a caller passes rng=None
 
@@ -45,6 +47,35 @@ class Init:
 
     def full(self, value: float, *shape: int) -> Parameter:
         return Parameter(backend.full(shape, value, self.dtype))
+
+
+REQUIRED = object()  # a field of `settle` that has no default
+
+
+def settle(
+    config: Any, rng: Any, fields: Mapping[str, Any], known: Mapping[str, Any]
+) -> tuple[Any, Init]:
+    """What a layer is built from, (config, Init), of its own arguments (config, rng, **fields).
+
+    known: the fields that the layer reads, each with its default or REQUIRED; they may be given in
+    place of a config. rng: a numpy.random.Generator; None makes one from DEFAULT_SEED; an `Init`,
+    which the parts of a model share, passes through. InputError: a config and fields, neither, an
+    unknown field, a missing one, no generator.
+    """
+    if config is None:
+        unknown = [name for name in fields if name not in known]
+        missing = [n for n, value in known.items() if value is REQUIRED and n not in fields]
+        if unknown:
+            raise InputError(f"{unknown[0]}: no such field, expected one of {', '.join(known)}")
+        if missing:
+            raise InputError(f"{missing[0]}: got nothing, expected it where there is no config")
+        config = SimpleNamespace(**{**known, **fields})
+    elif fields:
+        raise InputError(f"{next(iter(fields))}: got a config too, expected one of the two")
+    if isinstance(rng, Init):
+        return config, rng
+    std = getattr(config, "initializer_range", 0.02)
+    return config, Init(backend.generator(rng, DEFAULT_SEED), std)
 
 
 class Module:

@@ -2,6 +2,8 @@ r"""Chapter 3 — DeepSeekMoE: many small experts, one shared, balanced without 
 
 A mixture-of-experts layer replaces the one wide MLP of a block by N_r narrow ones, of which each
 token uses K_r. V3 stores 671 billion parameters and multiplies each token by 37 billion of them.
+What it was before, a few large experts and a loss that balances them, is standard_moe.py: read that
+first.
 
 Two ideas make DeepSeekMoE (MoE paper, eq. 9–11): *fine-grained* experts (256 of width 2,048 instead
 of a few wide ones: far more combinations at the same cost), and *shared* experts that every token
@@ -41,7 +43,24 @@ with the unbiased Topk and the gradient through P alone; perfect balance gives L
 
 What to watch: MaxVio = max load / mean load − 1 per layer, and experts that received nothing.
 
+>>> from minideepseek import DeepSeekMoE, Tensor
 >>> import numpy as np
+>>> moe = DeepSeekMoE(
+...     hidden_size=32, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16,
+...     rng=np.random.default_rng(0),
+... )
+>>> x = Tensor(np.random.default_rng(1).standard_normal((2, 5, 32)).astype(np.float32))
+>>> y, routing = moe.routed(x)           # y alone: moe(x)
+>>> y
+Tensor(shape=(2, 5, 32), float32, cpu, from add)
+>>> routing.counts                       # 2 · 5 tokens, two experts each
+[3, 2, 0, 1, 4, 3, 3, 4]
+>>> round(max_violation(routing.counts), 6)        # the busiest expert has 1.6 times its share
+0.6
+>>> update_bias(moe.gate.e_score_correction_bias, routing.counts, 0.01)
+
+The bias decides who is chosen:
+
 >>> scores = np.array([[0.9, 0.8, 0.1, 0.2]])
 >>> route(scores, np.array([0.0, 0.0, 0.0, 0.0]), k=1, n_group=1, topk_group=1)
 array([[0]])
@@ -57,7 +76,8 @@ from typing import Any, NamedTuple
 from minideepseek.autograd import backend
 from minideepseek.autograd.backend import Array, like, to_host, top_k, xp_of
 from minideepseek.autograd.engine import Tensor, ops
-from minideepseek.layers.module import MLP, Init, Module
+from minideepseek.errors import InputError
+from minideepseek.layers.module import MLP, REQUIRED, Init, Module, settle
 
 
 def route(scores: Array, bias: Array, *, k: int, n_group: int, topk_group: int) -> Array:
@@ -65,11 +85,25 @@ def route(scores: Array, bias: Array, *, k: int, n_group: int, topk_group: int) 
 
     V3's order: add the bias, score each of n_group groups of E / n_group experts by its two best,
     keep topk_group groups, then take the k best experts of those. Ties go to the lower index.
+    InputError where the kept groups hold fewer than k experts.
     """
+    check_routing(scores.shape[-1], k, n_group, topk_group)
     biased = scores + bias
     if topk_group < n_group:
         biased = _kept_groups(biased, n_group, topk_group)
     return top_k(biased, k)
+
+
+def check_routing(experts: int, k: int, n_group: int = 1, topk_group: int = 1) -> None:
+    """InputError for groups that do not divide the experts, and for more choices than there are."""
+    if not 1 <= n_group <= experts or experts % n_group:
+        raise InputError(f"n_group: got {n_group}, expected a divisor of {experts} experts")
+    if not 1 <= topk_group <= n_group:
+        raise InputError(f"topk_group: got {topk_group}, expected 1 to n_group = {n_group}")
+    reachable = topk_group * (experts // n_group)
+    if not 1 <= k <= reachable:
+        where = f"the experts of {topk_group} of {n_group} groups"
+        raise InputError(f"num_experts_per_tok: got {k}, expected 1 to {reachable}, {where}")
 
 
 def _kept_groups(biased: Array, n_group: int, topk_group: int) -> Array:
@@ -149,6 +183,9 @@ class Router(Module):
     buffers = ("e_score_correction_bias",)
 
     def __init__(self, config: Any, init: Init) -> None:
+        check_routing(
+            config.n_routed_experts, config.num_experts_per_tok, config.n_group, config.topk_group
+        )
         self.weight = init.normal(config.n_routed_experts, config.hidden_size)
         self.e_score_correction_bias = backend.full((config.n_routed_experts,), 0.0, "float32")
         self.k, self.n_group, self.topk_group = (
@@ -190,6 +227,11 @@ class Experts(Module):
         self.gate_up_proj = init.normal(e, 2 * m, d)
         self.down_proj = init.normal(e, d, m)
 
+    def __call__(self, x: Tensor, weights: Tensor, indices: Array, counts: list[int]) -> Tensor:
+        """Σⱼ weights[n, j] · FFN of expert indices[n, j], for every token n.  x (N, d) → (N, d)."""
+        stacks = self.gate_up_proj, self.down_proj
+        return ops.expert_mlp(x, *stacks, weights, indices, counts=counts)
+
     def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Array]]:
         gate_up, down = self.gate_up_proj.data, self.down_proj.data
         m = down.shape[-1]
@@ -199,13 +241,29 @@ class Experts(Module):
             yield f"{prefix}{e}.down_proj.weight", down[e]
 
 
+FIELDS = {  # of a config that DeepSeekMoE reads; the defaults are those of one used alone
+    "hidden_size": REQUIRED,
+    "n_routed_experts": REQUIRED,
+    "num_experts_per_tok": REQUIRED,
+    "moe_intermediate_size": REQUIRED,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.0,
+}
+
+
 class DeepSeekMoE(Module):
     """Routed and shared experts in place of one MLP.  x (B, T, d) → (B, T, d), no residual.
 
-    config: a DeepSeekV3Config or anything with its fields of experts.
+    config: a DeepSeekV3Config or anything with its fields of experts; or None, and those FIELDS by
+    name. rng: a numpy.random.Generator, None for a fixed seed, or the model's Init. InputError for
+    more experts per token than the kept groups hold.
     """
 
-    def __init__(self, config: Any, init: Init) -> None:
+    def __init__(self, config: Any = None, rng: Any = None, **fields: Any) -> None:
+        config, init = settle(config, rng, fields, FIELDS)
         self.gate = Router(config, init)
         self.experts = Experts(config, init)
         shared = config.n_shared_experts * config.moe_intermediate_size
@@ -231,12 +289,5 @@ class DeepSeekMoE(Module):
             xp = xp_of(chosen)
             chosen = xp.where(chosen < 0, xp.arange(chosen.shape[-1]), chosen)
         weights = gate_weights(routing.scores, chosen, normalise=self.normalise, factor=self.factor)
-        y = ops.expert_mlp(
-            flat,
-            self.experts.gate_up_proj,
-            self.experts.down_proj,
-            weights,
-            routing.indices,
-            counts=routing.counts,
-        )
+        y = self.experts(flat, weights, routing.indices, routing.counts)
         return ops.reshape(y, shape=x.shape) + self.shared_experts(x), routing
