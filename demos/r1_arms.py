@@ -264,7 +264,8 @@ class Arms:
         trainer = BudgetedGRPO(
             model, self.task, self.scale.grpo, rewards, rng=rng, budget=left
         )
-        folder = RunDirectory(self.folder / name, self.task.tokenizer, weights_hash(model))
+        words, origin = self.task.tokenizer, weights_hash(model)
+        folder = RunDirectory(self.folder / name, words, origin, "weights")
         folder.resume(trainer)
         with Progress(100, name, start=min(100, int(100 * trainer.share))) as progress:
             while trainer.share < 1:

@@ -27,6 +27,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
 from minideepseek.autograd.backend import set_threads  # noqa: E402
+from minideepseek.errors import MiniDeepSeekError  # noqa: E402
 from minideepseek.model.files import atomic_write  # noqa: E402
 from minideepseek.reasoning.journey import ReasoningJob, run  # noqa: E402
 from minideepseek.reasoning.record import ReasoningRecord  # noqa: E402
@@ -52,8 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records: dict[int, ReasoningRecord] = {}
     for seed in seeds:
         began = time.perf_counter()
-        job = ReasoningJob(options.out / f"seed-{seed}", seed, quick=options.quick)
-        record = run(job, print)
+        try:
+            record = run(ReasoningJob(options.out / f"seed-{seed}", seed, options.quick), print)
+        except MiniDeepSeekError as error:
+            parser.exit(1, f"seed {seed}: {error}\n")
         if record is None:
             return 130
         records[seed] = record

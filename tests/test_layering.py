@@ -54,7 +54,7 @@ HOST_ONLY = {
     "reasoning/grpo/trainer.py": "judges completions and picks rows on the host",
     "reasoning/grpo/sampler.py": "draws on the host, the same for every device",
     "cli/language.py": "reads prompts, creates generators",
-    "cli/reasoning.py": "creates generators",
+    "cli/machine.py": "creates generators",
 }
 
 

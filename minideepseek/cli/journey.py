@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minideepseek.cli.language import interrupted, language_job, training_options
-from minideepseek.cli.machine import complain, given, set_up_machine
+from minideepseek.cli.language import language_job, training_options
+from minideepseek.cli.machine import complain, given, interrupted, set_up_machine
+from minideepseek.errors import InputError
 
 QUICK_LANGUAGE = {
     "steps": 120,
@@ -65,19 +66,30 @@ def _language_job(options: argparse.Namespace, device: str) -> Any:
     """The first part's job, or None where the run has none."""
     from minideepseek.training.job import check_directory
 
-    if options.resume is not None:
-        if (options.resume / "reasoning").is_dir() and not (options.resume / "run.json").exists():
-            return None
-        changes = given(options, "steps", "seed")
-        job = language_job(options, "journey", None, changes, device)
-        return replace(job, part=options.part or job.part)
-    if options.part == "reasoning":
+    begun = options.resume is not None and (options.resume / "run.json").exists()
+    if options.resume is None and options.part == "reasoning":
+        _check_reasoning_alone(options, "steps", "text")
         check_directory(options.out, resume=False)
         return None
+    if not begun and options.resume and (options.resume / "reasoning" / "job.json").exists():
+        _check_reasoning_alone(options, "steps", "text", "seed", "quick")
+        return None
     changes = given(options, "steps", "seed")
-    changes = QUICK_LANGUAGE | changes if options.quick else changes
+    if options.quick and not begun:
+        changes = QUICK_LANGUAGE | changes
     job = language_job(options, "journey", "nano" if options.quick else None, changes, device)
-    return replace(job, part=options.part or "both")
+    return replace(job, part=options.part or (job.part if begun else "both"))
+
+
+def _check_reasoning_alone(options: argparse.Namespace, *others: str) -> None:
+    """InputError for options that a reasoning part without the language part does not take."""
+    if options.part not in (None, "reasoning"):
+        raise InputError(f"part: got {options.part}, expected reasoning, the only one of this run")
+    for name in others:
+        value = getattr(options, name)
+        if not (value is None or value is False or value == []):
+            why = "its recipe is fixed" if options.resume is None else "the run has its own"
+            raise InputError(f"{name}: the reasoning part takes none here, {why}")
 
 
 def _read(job: Any, records: list[Any]) -> int:

@@ -8,8 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minideepseek.cli.machine import complain, given, machine_options, set_up_machine
-from minideepseek.errors import CheckpointError, InputError
+from minideepseek.cli.machine import (
+    generator,
+    given,
+    interrupted,
+    machine_options,
+    set_up_machine,
+)
+from minideepseek.errors import CheckpointError
 
 
 def add_verbs(verbs: Any) -> None:
@@ -108,13 +114,6 @@ def language_job(
     return LanguageJob(out, preset, options.text, plan, device, verb=name)
 
 
-def interrupted(job: Any) -> int:
-    """What to say at once: before the steps, or after a second Ctrl-C during one."""
-    begun = (job.out / "run.json").exists()
-    hint = f"to go on: {job.to_go_on()}" if begun else "nothing is kept yet; start again"
-    return complain(f"interrupted; {hint}", 130)
-
-
 def run_generate(options: argparse.Namespace) -> int:
     """Print the continuation as it is made."""
     device = set_up_machine(options)
@@ -125,8 +124,7 @@ def run_generate(options: argparse.Namespace) -> int:
     from minideepseek.model.tokenizer import load_tokenizer
     from minideepseek.model.transformer import DeepSeekV3
 
-    if options.seed < 0:
-        raise InputError(f"seed: got {options.seed}, expected an integer of at least 0")
+    rng = generator(options.seed)
     tokenizer = load_tokenizer(model_directory(options.model))
     model = DeepSeekV3.from_pretrained(options.model).to(device)
     if model.config.vocab_size != tokenizer.vocab_size:
@@ -139,7 +137,6 @@ def run_generate(options: argparse.Namespace) -> int:
     room = model.config.max_position_embeddings - len(before)
     new = min(options.max_new_tokens, room) if room > 0 else options.max_new_tokens
     sampling = (options.temperature, options.top_k, options.top_p)
-    rng = np.random.default_rng(options.seed)
     steps = stream(model, before[None], new, *sampling, tokenizer.eos_token_id, rng)
     _show(tokenizer, prompt.tolist(), (int(token[0]) for token in steps))
     return 0

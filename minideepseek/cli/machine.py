@@ -6,12 +6,31 @@ import argparse
 import os
 import sys
 import warnings
+from typing import Any
+
+from minideepseek.errors import InputError
 
 
 def complain(sentence: str, code: int) -> int:
     """One sentence on standard error; the exit code."""
     print(f"minideepseek: {sentence}", file=sys.stderr)
     return code
+
+
+def interrupted(job: Any) -> int:
+    """What to say at once: before the steps, or after a second Ctrl-C during one."""
+    begun = any((job.out / name).exists() for name in ("run.json", "job.json"))
+    hint = f"to go on: {job.to_go_on()}" if begun else "nothing is kept yet; start again"
+    return complain(f"interrupted; {hint}", 130)
+
+
+def generator(seed: int) -> Any:
+    """The numpy.random.Generator of a seed; InputError for a negative one."""
+    import numpy as np
+
+    if seed < 0:
+        raise InputError(f"seed: got {seed}, expected an integer of at least 0")
+    return np.random.default_rng(seed)
 
 
 def machine_options(parser: argparse.ArgumentParser) -> None:

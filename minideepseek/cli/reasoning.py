@@ -7,7 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from minideepseek.cli.machine import complain, given, machine_options, set_up_machine
+from minideepseek.cli.machine import (
+    generator,
+    given,
+    interrupted,
+    machine_options,
+    set_up_machine,
+)
 from minideepseek.errors import InputError
 
 SFT = {
@@ -84,23 +90,19 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=Path, metavar="DIR", help="a model directory (the shipped cold start)"
     )
-    parser.add_argument("--task", default="countdown", help="countdown or addition (countdown)")
+    parser.add_argument("--task", help="countdown or addition (countdown)")
     machine_options(parser)
 
 
 def run_think(options: argparse.Namespace) -> int:
-    """Thoughts as they come, then the answer and what the verifier says."""
+    """Thoughts, answer, and what the verifier says of it."""
     device = set_up_machine(options)
-    import numpy as np
-
     from minideepseek.reasoning.jobs import load_reasoner, task_named
     from minideepseek.reasoning.r1.model import ReasoningModel
     from minideepseek.reasoning.shipped import DIRECTORY
     from minideepseek.training.progress import printable
 
-    if options.seed < 0:
-        raise InputError(f"seed: got {options.seed}, expected an integer of at least 0")
-    task, rng = task_named(options.task), np.random.default_rng(options.seed)
+    rng, task = generator(options.seed), task_named(options.task or "countdown")
     if options.prompt is None:
         problem = task.draw(rng, held_out=True)
     else:
@@ -121,15 +123,11 @@ def run_think(options: argparse.Namespace) -> int:
 def run_evaluate(options: argparse.Namespace) -> int:
     """All held-out problems."""
     device = set_up_machine(options)
-    import numpy as np
-
     from minideepseek.reasoning.evaluate import evaluate
     from minideepseek.reasoning.jobs import describe, load_reasoner, task_named
     from minideepseek.reasoning.shipped import DIRECTORY
 
-    if options.seed < 0:
-        raise InputError(f"seed: got {options.seed}, expected an integer of at least 0")
-    task = task_named(options.task)
+    rng, task = generator(options.seed), task_named(options.task or "countdown")
     model = load_reasoner(options.model or DIRECTORY, task, device)
     found = evaluate(
         model,
@@ -138,7 +136,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         options.samples,
         options.temperature,
         options.top_p,
-        np.random.default_rng(options.seed),
+        rng,
     )
     print("\n".join(describe(found)))
     return 0
@@ -155,16 +153,16 @@ def run_training(options: argparse.Namespace) -> int:
     plan = PLANS[options.verb]
     changes = given(options, *(f.name for f in fields(plan) if hasattr(options, f.name)))
     if options.resume is not None:
-        if changes or options.model:
+        if changes or options.model or options.task:
             raise InputError("resume: the run goes on with its own options, expected no others")
         job = stored_job(options.verb, options.resume, device)
     else:
         out = options.out or free_directory(Path("runs") / options.verb)
         check_directory(out, resume=False)
-        model = options.model or DIRECTORY
-        job = StageJob(options.verb, out, plan(**changes), model, options.task, device)
+        model, task = options.model or DIRECTORY, options.task or "countdown"
+        job = StageJob(options.verb, out, plan(**changes), model, task, device)
     try:
         with stop_on_interrupt(print) as stopped:
             return 0 if run_stage(job, stopped=stopped) is not None else 130
     except KeyboardInterrupt:
-        return complain(f"interrupted; to go on: {job.to_go_on()}", 130)
+        return interrupted(job)

@@ -1,4 +1,4 @@
-r"""Addition with the carries written out: column by column, last digits first
+r"""Chapter 5 — Addition with the carries written out: column by column, last digits first
 
     3 4 7 + 5 8 6 =   <think> 7 + 6 = 1 3 , 4 + 8 + 1 = 1 3 , 3 + 5 + 1 = 9 </think> 9 3 3
 
@@ -16,10 +16,10 @@ so that no step needs more than what stands before it.
 
 What it shows
 -------------
-The teacher is always right, and of three digits there are 810,000 problems: with more
-demonstrations, more supervised learning would win here. What reinforcement learning adds is that it
-needs no thoughts to copy, only problems and a program that checks answers. The thought has one
-length only, so there is no growth to see; accuracy alone moves.
+This teacher is always right and never out of problems (810,000 of three digits): here more
+supervised learning would do as well or better. What reinforcement learning adds is that it needs no
+thoughts to copy, only problems and a program that checks answers. The problem fixes how long its
+thought is, so there is no growth to see; accuracy alone moves.
 
 Source: Lee et al. 2023 (Teaching arithmetic to small transformers) for last digits first and the
 scratchpad.
@@ -55,7 +55,7 @@ class Addition(Task):
 
     def read(self, prompt: str) -> Problem:
         """Reads "347 + 586 =", with spaces anywhere; "=" may be missing."""
-        parts = "".join(prompt.removesuffix("=").split()).split("+")
+        parts = "".join(prompt.split()).removesuffix("=").split("+")
         for part in parts:
             if not (part.isascii() and part.isdigit() and part[0] != "0"):
                 parts = []

@@ -134,7 +134,7 @@ class Countdown(Task):
 
     def read(self, prompt: str) -> Problem:
         """Reads "9 8 5 3 > 13 :" ; the numbers may come in any order, ":" may be missing."""
-        words = prompt.removesuffix(":").split()
+        words = prompt.strip().removesuffix(":").split()
         known, count = set(range(1, self.largest + 1)), len(self.sets[0])
         given, target = words[:-2], words[-1] if words else ""
         problem = None

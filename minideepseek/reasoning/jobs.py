@@ -77,12 +77,15 @@ def stored_job(verb: str, out: Path, device: str) -> StageJob:
         raise CheckpointError(f"{out}: no run of {verb} to resume, expected a job.json")
     facts = read_json(file)
     try:
-        if facts["verb"] != verb:
-            raise CheckpointError(f"{out}: begun by {facts['verb']}, not by {verb}")
-        plan = PLANS[verb](**facts["plan"])
-        return StageJob(verb, out, plan, Path(facts["model"]), str(facts["task"]), device)
+        begun, model, task = facts["verb"], Path(facts["model"]), str(facts["task"])
+        job = StageJob(begun, out, PLANS[begun](**facts["plan"]), model, task, device)
     except (KeyError, TypeError):
         raise CheckpointError(f"{file}: not what a run wrote") from None
+    except InputError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+    if begun != verb:
+        raise CheckpointError(f"{out}: begun by {begun}, not by {verb}")
+    return job
 
 
 def run_stage(

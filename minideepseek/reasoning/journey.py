@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from minideepseek.autograd.backend import get_threads
-from minideepseek.errors import CheckpointError
+from minideepseek.errors import CheckpointError, InputError
 from minideepseek.model.checkpoint import OWNED, write_model
 from minideepseek.model.files import atomic_directory, atomic_write
 from minideepseek.model.strict_json import read_json
@@ -49,6 +49,7 @@ from minideepseek.reasoning.record import ReasoningRecord
 from minideepseek.reasoning.stages import Interrupted, Stages, pretrainer, without_mtp
 from minideepseek.reasoning.tasks import Task
 from minideepseek.training.language import stop_on_interrupt
+from minideepseek.training.trainer import check_plan
 
 PROMPTS = 2  # held-out problems whose answers are shown over time
 SHOWN_SFT = {"loss": "loss", "tokens_per_second": "tokens/s"}
@@ -64,12 +65,15 @@ SHOWN_GRPO = {
 @dataclass(frozen=True)
 class ReasoningJob:
     """What to run, where.  quick: a few steps of GRPO on the cold-started model that the package
-    brings, and nothing else; otherwise all stages of the recipe."""
+    brings, and nothing else; otherwise all stages of the recipe. InputError for a negative seed."""
 
     out: Path
     seed: int = 0
     quick: bool = False
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_plan(self, {"seed": 0}, {})
 
     @property
     def recipe(self) -> Recipe:
@@ -82,7 +86,14 @@ class ReasoningJob:
 
 
 def store_job(job: ReasoningJob) -> None:
-    """job.json: what `stored_job` reads."""
+    """job.json: what `stored_job` reads. CheckpointError where another job was begun."""
+    if (job.out / "job.json").exists():
+        begun = stored_job(job.out, job.device)
+        if begun != job:
+            raise CheckpointError(
+                f"{job.out}: begun with seed {begun.seed} and quick = {begun.quick}, got seed "
+                f"{job.seed} and quick = {job.quick}; name another directory"
+            )
     job.out.mkdir(parents=True, exist_ok=True)
     with atomic_write(job.out / "job.json", "w") as file:
         json.dump({"seed": job.seed, "quick": job.quick}, file)
@@ -94,9 +105,12 @@ def stored_job(out: Path, device: str) -> ReasoningJob:
     if not file.exists():
         raise CheckpointError(f"{out}: no reasoning part to resume, expected a job.json")
     facts = read_json(file)
-    if not isinstance(facts, dict) or type(facts.get("seed")) is not int:
-        raise CheckpointError(f"{file}: not what a run wrote")
-    return ReasoningJob(out, facts["seed"], facts.get("quick") is True, device)
+    try:
+        if type(facts["quick"]) is bool:
+            return ReasoningJob(out, facts["seed"], facts["quick"], device)
+    except (KeyError, TypeError, InputError):
+        pass
+    raise CheckpointError(f"{file}: not what a run wrote")
 
 
 class ReasoningPart:
@@ -202,14 +216,12 @@ class ReasoningPart:
             ).as_dict()
 
         found = self.stages.remembered("evaluations.json", name, measure)
+        try:
+            self.say(_sentence(name, found))
+        except (KeyError, TypeError, ValueError):
+            path = self.job.out / "evaluations.json"
+            raise CheckpointError(f"{path}: {name} is not what a run wrote") from None
         self.evaluations[name] = found
-        most = max(found["pass_at"], key=int)
-        self.say(
-            f"{name}: {found['accuracy']:.1%} of {found['problems']} held-out problems solved at "
-            f"temperature {found['temperature']:g}, greedy {found['greedy']:.1%}, "
-            f"pass@{most} {found['pass_at'][most]:.1%}, majority {found['majority']:.1%}, "
-            f"{found['length']:.1f} tokens an answer"
-        )
         return found
 
     def _answer(self, when: str, model: DeepSeekV3) -> None:
@@ -244,13 +256,26 @@ class ReasoningPart:
         )
 
 
+def _sentence(name: str, found: dict[str, Any]) -> str:
+    """What an evaluation found. KeyError, TypeError or ValueError where it is none."""
+    most = max(found["pass_at"], key=int)
+    return (
+        f"{name}: {found['accuracy']:.1%} of {found['problems']} held-out problems solved at "
+        f"temperature {found['temperature']:g}, greedy {found['greedy']:.1%}, "
+        f"pass@{most} {found['pass_at'][most]:.1%}, majority {found['majority']:.1%}, "
+        f"{found['format']:.1%} well-formed, {found['length']:.1f} tokens an answer"
+    )
+
+
 def _traces(path: Path) -> list[tuple[str, str, str]]:
     """(when, prompt, text) in the order in which they were taken."""
     try:
-        held = read_json(path).items()
-        return [(when, prompt, text) for when, rows in held for prompt, text in rows]
-    except (AttributeError, TypeError, ValueError):
-        raise CheckpointError(f"{path}: not what a run wrote") from None
+        held = [(when, *row) for when, rows in read_json(path).items() for row in rows]
+        if all(len(row) == 3 and all(type(part) is str for part in row) for row in held):
+            return held
+    except (AttributeError, TypeError):
+        pass
+    raise CheckpointError(f"{path}: not what a run wrote")
 
 
 def run(job: ReasoningJob, say: Callable[[str], None] = print) -> ReasoningRecord | None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from minideepseek.errors import CheckpointError
-from minideepseek.model.checkpoint import from_pretrained, save_pretrained
+from minideepseek.errors import CheckpointError, MiniDeepSeekError
+from minideepseek.model.checkpoint import OWNED, from_pretrained, write_model
+from minideepseek.model.files import atomic_directory
 from minideepseek.model.tokenizer import load_tokenizer
 from minideepseek.model.transformer import DeepSeekV3
-from minideepseek.training.rundir import list_checkpoints
+from minideepseek.training.rundir import list_checkpoints, read_state
 
 DIRECTORY = Path(__file__).parent / "cold_started"
 
@@ -28,14 +29,26 @@ def cold_started() -> DeepSeekV3:
 
 
 def make(run: str, target: Path = DIRECTORY) -> None:
-    """Write `target` from the cold start of a run's reasoning part. CheckpointError if none."""
+    """Write `target` from the cold start of a run's reasoning part, whole or not at all.
+
+    CheckpointError for a run without one or with one that is not complete.
+    """
     found = list_checkpoints(Path(run) / "cold-start")
     if not found:
         raise CheckpointError(f"{run}: holds no cold-start/checkpoints")
+    state = read_state(found[-1] / "trainer.json")
+    if state["step"] != state["plan"].get("steps"):
+        raise CheckpointError(f"{found[-1]}: its cold start is not complete")
     model, words = from_pretrained(found[-1]), load_tokenizer(found[-1])
-    save_pretrained(model, target, dtype="bfloat16")
-    words.save_pretrained(target)
+    with atomic_directory(target, OWNED) as folder:
+        write_model(model, folder, "bfloat16")
+        words.save_pretrained(folder)
 
 
 if __name__ == "__main__":
-    make(sys.argv[1])
+    if len(sys.argv) != 2:
+        sys.exit("which run? runs/journey/reasoning, say")
+    try:
+        make(sys.argv[1])
+    except MiniDeepSeekError as error:
+        sys.exit(str(error))

@@ -36,6 +36,7 @@ from minideepseek.training.rundir import RunDirectory
 from minideepseek.training.trainer import Trainer, Training, fit
 
 HELD_OUT_DOCUMENTS = 500  # of pre-training text, to follow the loss on
+LARGEST = 1 << 26  # bytes of a file of remembered values
 
 
 class Interrupted(Exception):
@@ -67,7 +68,7 @@ class Stages:
         number of each step that is made now. Raises Interrupted when stopped.
         """
         origin = weights_hash(trainer.model)
-        directory = RunDirectory(self.out / name, self.task.tokenizer, origin)
+        directory = RunDirectory(self.out / name, self.task.tokenizer, origin, "weights")
         for notice in directory.resume(trainer):
             self.say(notice)
         with Progress(trainer.plan.steps, name, start=trainer.done) as progress:
@@ -86,7 +87,7 @@ class Stages:
     def remembered(self, file: str, name: str, measure: Callable[[], Any]) -> Any:
         """The value under `name` in a JSON file here; measured and kept if it is not there."""
         path = self.out / file
-        known = read_json(path) if path.exists() else {}
+        known = read_json(path, LARGEST) if path.exists() else {}
         if not isinstance(known, dict):
             raise CheckpointError(f"{path}: not what a run wrote")
         if name not in known:

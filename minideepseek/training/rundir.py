@@ -34,6 +34,10 @@ from minideepseek.model.tokenizer import Tokenizer
 from minideepseek.training.trainer import Training
 
 KEPT = 2  # checkpoints
+ORIGINS = {  # what a run began from, as its hash is compared; and what to do where it differs
+    "text": ("was trained on another text", "go on with the same files and the same Python"),
+    "weights": ("began from other weights", "go on with those, or begin in another directory"),
+}
 VERSIONS = {
     "minideepseek": __version__,
     "python": platform.python_version(),
@@ -43,10 +47,21 @@ VERSIONS = {
 
 
 class RunDirectory:
-    """The files of one run under `path`.  corpus: the hash of its text, stored and compared."""
+    """The files of one run under `path`.
 
-    def __init__(self, path: str | os.PathLike[str], tokenizer: Tokenizer, corpus: str) -> None:
+    corpus: the hash of its text, stored and compared; of a stage that goes on from another, with
+    origin "weights", the hash of the weights that it begins from.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        tokenizer: Tokenizer,
+        corpus: str,
+        origin: str = "text",
+    ) -> None:
         self.path, self.tokenizer, self.corpus = Path(path), tokenizer, corpus
+        self.origin = origin
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._log.touch()
@@ -97,11 +112,11 @@ class RunDirectory:
         """Load the newest checkpoint, if there is one, into a `trainer` that has made no step.
 
         Returns sentences on what differs from when it was written. CheckpointError if it is
-        damaged or belongs to another text, plan or configuration.
+        damaged or belongs to another text, other weights, another plan or configuration.
         """
         notices, found = [], list_checkpoints(self.path)
         if found:
-            state = _read_state(found[-1] / "trainer.json")
+            state = read_state(found[-1] / "trainer.json")
             self._compare(trainer, found[-1], state)
             self._restore(trainer, found[-1], state)
             here = _surroundings(trainer)
@@ -130,9 +145,10 @@ class RunDirectory:
     def _compare(self, trainer: Training, folder: Path, state: dict[str, Any]) -> None:
         """CheckpointError if the checkpoint is of another run than the trainer's."""
         if state["corpus"] != self.corpus:
+            differs, advice = ORIGINS[self.origin]
             raise CheckpointError(
-                f"{folder} was trained on another text (its hash is {state['corpus']:.12}…, this "
-                f"one's {self.corpus:.12}…); go on with the same files and the same Python"
+                f"{folder} {differs} (hash {state['corpus']:.12}…, here {self.corpus:.12}…); "
+                f"{advice}"
             )
         config = DeepSeekV3Config.from_json(folder / "config.json")
         model = dataclasses.replace(trainer.model.config, torch_dtype=config.torch_dtype)
@@ -166,7 +182,7 @@ class RunDirectory:
             file.writelines(json.dumps(m) + "\n" for m in kept)
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
     """The content of a trainer.json; CheckpointError if a key is missing or of another type."""
     kinds = {"step": int, "updates": int, "tokens": int, "seconds": float, "corpus": str}
     kinds |= dict.fromkeys(("plan", "loader", "surroundings"), dict)
