@@ -1,9 +1,9 @@
 r"""How fast the sampler of GRPO is, where its time goes, and how much of a step it is.
 
-    python -m demos.sampling_speed [--model DIR] [--repeats 5] [--threads 2] [--quick]
+    python -m demos.sampling_speed [--problems 16] [--model DIR] [--repeats 5] [--threads 2]
 
-A rollout as a step of the recipe has it: 16 problems × 16 answers of the cold-started model that
-the package brings, up to the task's 84 tokens, at temperature 1.
+A rollout of 16 problems × 16 answers of the cold-started model that the package brings, up to the
+task's 84 tokens, at temperature 1.
 
 1  tokens per second: with rows that have ended leaving the batch, with all staying to the end, and
    of PyTorch, by transformers' `generate` and by its bare forward in a loop that stops when all
@@ -11,7 +11,8 @@ the package brings, up to the task's 84 tokens, at temperature 1.
    Sides take turns, the median counts. Each draws answers of its own, about equally long: a rate
    is tokens of answers, their end tokens included, per second.
 2  the time of a rollout by part: the model; the distribution, on the host; the draw from it
-3  the share of a GRPO step that is sampling: medians of steps, the first left out
+3  the share of a GRPO step that is sampling, its answers growing longer meanwhile: medians of the
+   recipe's steps, the first left out
 
 PyTorch is measured only if torch and transformers are installed; the package never needs them.
 """
@@ -165,16 +166,18 @@ def of_a_step(model: DeepSeekV3, plan: GRPOPlan) -> tuple[float, float]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="directory of another model with Countdown's words")
+    parser.add_argument("--problems", type=int, default=16, help="of 16 answers each")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="2 × 4 answers, one repeat")
     options = parser.parse_args(arguments)
     set_threads(options.threads)
     model = without_mtp(from_pretrained(options.model) if options.model else shipped.cold_started())
-    repeats, plan = options.repeats, replace(RECIPE.grpo, steps=options.repeats + 1)
+    repeats, recipe = options.repeats, replace(RECIPE.grpo, steps=options.repeats + 1)
+    plan = replace(recipe, prompts_per_step=options.problems)
     if options.quick:
         repeats = 1
-        plan = replace(plan, steps=2, prompts_per_step=2, group_size=4, minibatches=1)
+        plan = recipe = replace(plan, steps=2, prompts_per_step=2, group_size=4, minibatches=1)
     ours = our_work(model, plan, grpo_sampler.LEAVING)
     works = {"ours": ours, "ours, nobody leaves": our_work(model, plan, leaving=1.0)}
     try:
@@ -188,9 +191,12 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"   {name:20} {rate:10,.0f} {seconds:9.3f} {rates['ours'][0] / rate:8.2f}×")
     shares = (f"{name} {share:.0%}" for name, share in parts(ours, repeats).items())
     print(f"2  a rollout's time: {', '.join(shares)}")
-    sampling, training = of_a_step(model, plan)
-    share = sampling / (sampling + training)
-    print(f"3  a step: {sampling:.2f} s sampling + {training:.2f} s training, {share:.0%} sampling")
+    sampling, training = of_a_step(model, recipe)
+    rows, share = recipe.prompts_per_step * recipe.group_size, sampling / (sampling + training)
+    print(
+        f"3  a step of {rows} answers: {sampling:.2f} s sampling and {training:.2f} s training, "
+        f"{share:.0%} sampling"
+    )
 
 
 if __name__ == "__main__":
