@@ -1,13 +1,14 @@
 r"""minideepseek: DeepSeek-V3 and R1 from first principles, in NumPy.
 
-Read it as a book, in this order; a folder is a part, a file a chapter:
+Read it as a book, in this order; a folder is a part, its files chapters in an order that its own
+text gives:
 
     autograd/    Part 0    the engine: tensors, primitives, backward, gradcheck
     layers/      Part I    the layers: rotary positions, latent attention, experts, multi-token
                            prediction
     model/       Part II   the language model: configuration, transformer, checkpoints, generation
     training/    Part III  how it learns: text, optimiser, trainer, report
-    reasoning/   Part IV   R1: tasks with verifiers, thinking, GRPO
+    reasoning/   Part IV   how it reasons: R1, a program that verifies answers, GRPO
     cli/                   the command line
 
 The names below are what other programs call.

@@ -1,11 +1,12 @@
-r"""Mini-Countdown: reach a target from two of four numbers, by searching in words
+r"""Chapter 5 — Mini-Countdown: reach a target from two of four numbers, by searching in words
 
     9 8 5 3 > 13 :   <think> 9 - 5 = 4 ? 9 + 3 = 12 ? 9 - 3 = 6 ? 8 + 5 = 13 ! </think> 8 + 5
 
 Given are four different numbers from 1 to 9, largest first, and a target, the sum or the difference
 of two of them. The answer is such a sum or difference; where there are several, all are right. A
-thought is a search: a step says what it tries, what comes out, and a verdict, `!` for a hit and `?`
-for a miss. One guess hits with 10 %; twelve steps try everything. Thinking pays.
+thought is a search: each attempt says what it tries, what comes out, and a verdict, `!` for a hit
+and `?` for a miss. There are twelve candidates, six pairs with two signs. A guess hits with about
+10 %, twelve attempts miss nothing: thinking pays.
 
 >>> task = Countdown()
 >>> problem = Problem("9 8 5 3 > 13 :", ((9, 8, 5, 3), 13))
@@ -14,9 +15,9 @@ for a miss. One guess hits with 10 %; twelve steps try everything. Thinking pays
 >>> Countdown(give_up=0.0).demonstration(problem, np.random.default_rng(1))
 '<think> 9 - 3 = 6 ? 8 + 5 = 13 ! </think> 8 + 5'
 
-A problem is drawn as one of 126 sets and one of its 12 candidates, all equally likely. There are
-1,231 different problems with 1.23 solutions on average; a drawn one has 1.39, because a target that
-can be reached twice is drawn twice as often. 117 are held out. What is new in them is the question:
+A problem is drawn as one of 126 sets and one of its candidates, all equally likely. There are 1,231
+different problems with 1.23 solutions on average; a drawn one has 1.39, because a target that can
+be reached twice is drawn twice as often. 117 are held out. What is new in them is the question:
 every fact, and every set of numbers with some other target, occurs in training.
 
 An impatient teacher
@@ -36,9 +37,10 @@ probability g: `</think> ?`. After k misses before the hit it is still there wit
 Whoever imitates this teacher well gets as far as the table says, with any number of demonstrations:
 giving up is part of what is imitated. Yet all that 100 % takes is in them: facts, verdicts, the
 order. Reinforcement learning sees only which answers were right, and the way to more of them is not
-to give up; a thought then takes 6.0 attempts instead of 2.6, because the problems take as many, and
-no reward asks for length. A caveat: for g < 0.5 the most probable next word is never to give up, so
-greedy decoding hides what imitation lacks. Temperature 1 shows the policy itself.
+to give up. No reward asks for length, and still a perfect thought takes 6.0 attempts where the
+teacher makes 2.6, because the problems take as many. A caveat: for g < 0.5 giving up is never the
+most probable next word, so greedy decoding hides what imitation lacks. Sampling at temperature 1
+shows the policy itself.
 
 The text before
 ---------------
@@ -49,9 +51,8 @@ The base model reads this language first, as others read the web, thoughts among
     direct    9 8 5 3 > 13 : 8 + 5                            4 %
     trace     9 8 5 3 > 13 : <think> … </think>              42 %    the teacher's, impatient too
 
-Checks matter more than facts: a reward for right answers does not teach the verdict, and with
-verdicts that mean nothing a search cannot know where to stop. That two numbers far apart are equal
-is also what is learned last.
+Checks come four times as often as facts: a reward for right answers does not teach the verdict, and
+with verdicts that mean nothing a search cannot know where to stop.
 
 Source: the game of Gandhi et al. 2024 (Stream of Search, arXiv 2404.03683), with one operation.
 """

@@ -1,4 +1,4 @@
-r"""What a Countdown thought consists of: attempts, repeats, and whether its verdicts are true.
+r"""Chapter 5 — What a Countdown thought consists of, and whether its verdicts are true
 
 The reward looks at the answer alone. Whether the thinking in front of it is honest is another
 question: a model whose test for equality is weak can earn more by writing `!` behind any sum and
@@ -6,15 +6,15 @@ answering it than by searching on. So the thought is read as well. An attempt is
 
     a op b = v verdict          9 - 5 = 4 ?
 
-and what is counted over all answers is
+and what is counted over all responses is
 
-    attempts   how many an answer holds, on average: the length of the search
+    attempts   how many a response holds, on average: the length of the search
     repeats    share of attempts that were made before in the same thought (8 + 5 is 5 + 8)
     given      share of attempts whose a and b are two of the problem's numbers
     sums       share with a op b = v
     verdicts   share whose mark is true of the v that was written: `!` where it is the target
     hits       share whose a op b is the target
-    given_up   share of answers that are `?`
+    given_up   share of responses whose answer is `?`
 
 >>> from minideepseek.reasoning.tasks import Completion, Problem
 >>> problem = Problem("9 8 5 3 > 13 :", ((9, 8, 5, 3), 13))

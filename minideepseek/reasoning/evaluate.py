@@ -1,16 +1,17 @@
-r"""How well does it reason? Four questions to the same model, on problems it was never trained on.
+r"""Chapter 5 — How well does it reason? Four measures, on problems it was never trained on
 
-A model is a distribution over answers, so "how many does it solve" has several answers:
+A model is a distribution over responses, so "how many problems does it solve" is several questions:
 
-    accuracy      the share of answers sampled at temperature 1 that are right: what RL optimises
-    greedy        the most probable token each time: one answer a problem, no chance involved
-    pass@k        the share of problems of which at least one of k sampled answers is right
+    accuracy      the share of responses that are right, sampled at temperature 1: what RL optimises
+    greedy        the most probable token each time: one response a problem, no chance involved
+    pass@k        the share of problems of which at least one of k sampled responses is right
     majority      the share of problems whose most frequent answer is right (self-consistency,
                   Wang et al. 2022, arXiv 2203.11171)
 
-pass@k says what lies within the model's reach, accuracy what it does by itself. Reinforcement
-learning on a small task mostly turns the first into the second (Yue et al. 2025, arXiv
-2504.13837): before it pass@8 is high and accuracy low, after it both are high.
+A response is right if its form is strict and its answer verified. pass@k says what lies within the
+model's reach, accuracy what it does by itself. Reinforcement learning mostly turns the first into
+the second (Yue et al. 2025, arXiv 2504.13837): before it pass@8 is high and accuracy low, after it
+both are high. Where pass@8 is low there is little to begin with.
 
 pass@k without bias
 -------------------
@@ -53,7 +54,7 @@ from minideepseek.reasoning.tasks import Completion, Problem, Task, accuracy
 from minideepseek.reasoning.thinking import BEGIN
 
 ROWS = 256  # decoded at once
-SHOWN = 4  # problems whose first answer is kept to be read
+SHOWN = 4  # problems whose first response is kept to be read
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -81,8 +82,8 @@ class Evaluation:
     """What `evaluate` measured. Shares lie in [0, 1]; lengths are tokens, the end token included.
 
     accuracy and its standard_error (NaN for one problem), pass_at, majority, format (well-formed
-    answers), thinks (answers with a think block), length and truncated (answers that the token
-    limit cut off) are of the samples at `temperature`; greedy is None where it was not asked for.
+    responses), thinks (those with a think block), length and truncated (those that the token limit
+    cut off) are of the samples at `temperature`; greedy is None where it was not asked for.
     statistics: what the function given to `evaluate` counts in the samples.
     shown: the first sample of each of the first problems.
     """
@@ -128,12 +129,12 @@ def evaluate(
     max_new_tokens: int | None = None,
     statistics: Callable[[Sequence[Completion]], dict[str, float]] | None = None,
 ) -> Evaluation:
-    """Answer every problem `samples` times at `temperature`, and once greedily if asked to.
+    """Respond to every problem `samples` times at `temperature`, once greedily if asked.
 
-    rng: None makes one from seed 2024. max_new_tokens: None is the task's. An answer is right if
+    rng: None makes one from seed 2024. max_new_tokens: None is the task's. A response is right if
     `tasks.accuracy` says so: its format is strict and the verifier accepts it. statistics: counts
-    what else there is in the samples, such as `countdown_statistics.search_statistics`.
-    InputError for no problems, samples outside 1 … 256, or what GroupSampler refuses.
+    what else there is in the samples, such as `countdown_statistics.search_statistics`. InputError
+    for no problems, samples outside 1 … 256, or what GroupSampler refuses.
     """
     if not problems:
         raise InputError("problems: got none, expected at least one")
@@ -173,7 +174,7 @@ def complete(
 
 
 def _right(task: Task, groups: list[list[Completion]]) -> np.ndarray:
-    """(P, G) floats, 1 where the answer is right."""
+    """(P, G) floats, 1 where the response is right."""
     return np.array([[accuracy(task, one) for one in group] for group in groups])
 
 

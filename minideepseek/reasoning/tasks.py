@@ -1,6 +1,7 @@
-r"""Verifiable tasks: problems that a program poses and a program checks
+r"""Chapter 5 — Verifiable tasks: problems that a program poses and a program checks
 
-Reinforcement learning needs a number for every response. R1-Zero gets it from rules (R1 §2.2.2):
+Reinforcement learning needs a number for every response, its reward. R1-Zero gets it from rules
+(R1, first version, §2.2.2):
 
     accuracy    is the final answer right? A box is compared, a program is compiled and tested
     format      is the thought between <think> and </think>?
@@ -13,10 +14,10 @@ it is also the limit of the method: a model whose checks are weak may learn to b
 
     reward = 1 · accuracy + 0.1 · format
 
-R1-Zero adds the two with equal weight. Here the form is learned in the cold start, and a tenth is
-enough to keep it: less than any right answer is worth, so that it never pays to be tidy and wrong.
-Accuracy asks for the form as well; `answer_accuracy`, which does not, is for the experiment where
-thinking dies out because guessing is a nearer hill.
+R1-Zero adds the two with equal weight (version 2). Here the form is learned in the cold start, and
+a tenth is enough to keep it: tidy and wrong earns 0.1, tidy and right 1.1, and anything untidy 0,
+because accuracy asks for the form as well. `answer_accuracy`, which does not, is for an experiment:
+where a direct guess earns as much as a thought, does the model go on thinking?
 
 The verifier is the weak place: whatever it accepts by mistake will be found and repeated. The ones
 here compare words with words. Nothing is evaluated, no number is converted: an `eval` would accept
@@ -31,9 +32,9 @@ of last digits out of all training.
 
 Words
 -----
-Text is words between spaces, one token each (`WordTokenizer`), and a number is one word: whether 13
-is 13 is then a comparison of two tokens, not of two rows of digits. 33 words serve all tasks: five
-special tokens, 0 to 9, nine signs, 10 to 18.
+Text is words between spaces, one token each (`WordTokenizer`). In Countdown a number is one word:
+whether 13 is 13 is then a comparison of two tokens, not of two rows of digits. 33 words serve both
+tasks: five special tokens, 0 to 9, nine signs, 10 to 18.
 
 A task of your own
 ------------------

@@ -1,4 +1,4 @@
-r"""A response, taken apart: a thought, then an answer
+r"""Chapter 5 — A response, taken apart: a thought, then an answer
 
     <think> 9 - 5 = 4 ? 8 + 5 = 13 ! </think> 8 + 5 <end of sentence>
             └───────── thinking ────┘         └answer┘

@@ -1,4 +1,4 @@
-r"""Chapter 6, what to watch, and when to stop
+r"""Chapter 6 — What to watch, and when to stop
 
     reward, rewards/…       climb
     frac_reward_zero_std    the share of groups that teach nothing: high where problems are all too

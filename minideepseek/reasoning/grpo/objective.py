@@ -1,35 +1,47 @@
-r"""Chapter 6, the objective: better than the other answers to the same question, token by token
+r"""Chapter 6 — GRPO's objective: better than the other responses to the same question
 
-For a question q the policy itself writes a group of answers o₁ … o_G, and a program gives each a
-reward rᵢ. No second network says what was to be expected: the group does (V2 eq. 34, R1 eq. 3),
+For a question q the policy π (the model, as a distribution over responses) writes a group o₁ … o_G,
+and a program gives each response a reward rᵢ. No second network predicts what was to be expected:
+the group shows it (V2 eq. 34; R1, first version, eq. 3),
 
     Aᵢ = (rᵢ − mean(r)) / std(r) .
 
-Every token of oᵢ gets the advantage Aᵢ. The answers may serve for several updates; π_old is the
-policy that wrote them, ρ the ratio that has grown since (DeepSeekMath, section 4.1):
+Every token of oᵢ gets the advantage Aᵢ. The responses may serve for several updates; π_old is the
+policy that wrote them, ρ how much likelier a token has become since, |oᵢ| the response's tokens
+(DeepSeekMath, section 4.1; to be made large):
 
     J = 1/G Σᵢ 1/|oᵢ| Σₜ { min( ρᵢₜ Aᵢ , clip(ρᵢₜ, 1 − ε, 1 + ε) Aᵢ ) − β KLᵢₜ }
     ρᵢₜ = π(oᵢₜ | q, oᵢ,<t) / π_old(oᵢₜ | q, oᵢ,<t)
+
+clip(ρ, a, b) is ρ cut to [a, b]. The minimum takes the less favourable of the two, so that a token
+earns nothing by moving further than ε in the direction that A asks for:
 
 ∂J/∂ρ for ε = 0.2, one token    ρ = 0.5    1    1.5
     A = +1, make it likelier        1      1     0     far enough
     A = −1, make it rarer           0     −1    −1     too likely still: no brake on the way back
 
+β KL is a spring to the reference π_ref, a frozen policy (the one that RL began with, or a later
+one); KLᵢₜ is estimated from the token drawn, in one of the four ways below.
+
 V2 (eq. 32) and R1 (eq. 1) write ρᵢ = π(oᵢ|q)/π_old(oᵢ|q) for the whole output, KL likewise, and no
-1/|oᵢ|: with ratio="sequence" an output is one action, its log-probability its tokens' sum.
+1/|oᵢ|: with ratio="sequence" an output is one action, its log-probability its tokens' sum. In the
+options of `group_advantages` and `grpo_loss`:
 
     who                  scale   aggregation   divides by                   besides
     DeepSeekMath         std     sequence      |oᵢ|, then rows              β = 0.04, k3
-    R1, V3               std     sequence      rows (ratio="sequence")      β = 0.001, k3; R1 ε = 10
+    V3, R1               std     sequence      rows (ratio="sequence")      k3; R1-Zero β = 0.001
     DAPO                 std     token         all tokens of the batch      ε = (0.2, 0.28), β = 0
     Dr. GRPO             none    constant      rows · L_max                 β = 0
     RLOO                 rloo    constant      rows                         rᵢ − the others' mean
     V3.2                 none    sequence      |oᵢ|, then rows              unbiased KL
 
+R1's first RL stage has ε = 10: 1 − ε is below 0, so that only ρ > 11 with A > 0 is ever clipped.
+
 What is this a gradient of?
 ---------------------------
-A policy of three tokens has 15 completions of at most three: E[∇] is then a sum, not a sample. How
-much of it points elsewhere than ∇ E[r], whatever the step size (G = 3, rewards in [0, 1]; that is
+Wanted is ∇ E[r], the mean reward's (`grpo/__init__.py` begins there). A policy over three tokens
+has 15 completions of at most three: E[∇], the mean of J's gradient over all groups, is then a sum
+and not a sample. How much of it points elsewhere, whatever the step size (G = 3, rewards in [0, 1];
 ‖the part orthogonal to ∇ E[r]‖ / ‖E[∇]‖, by tests/reasoning/grpo/test_expectations.py):
 
     scale     constant                 token      sequence
@@ -37,19 +49,20 @@ much of it points elsewhere than ∇ E[r], whatever the step size (G = 3, reward
     none      0, (G−1)/G of it         10.6 %     32.9 %      rᵢ is part of its own baseline
     std       5.7 %                    7.1 %      28.9 %
 
-- 1/|oᵢ| makes tokens of short answers move more: brevity pays when right, and when wrong, length.
+- 1/|oᵢ| makes tokens of short responses move more: brevity pays when right, length when wrong.
 - The token mean divides by lengths that the samples have a part in.
-- With rewards of 0 and 1, std bends nothing: it multiplies a question's gradient by a number, for
-  G = 16 by 1.93 where half of the answers are right and by 3.27 where 5 % are (none: by 15/16).
+- With rewards of 0 and 1 and a constant denominator, std turns no direction: it multiplies a
+  question's gradient by a number, for G = 16 by 1.93 where half of the responses are right and by
+  3.27 where 5 % are (none: by 15/16).
 
 KL(π‖ref) from samples of π (Schulman 2020)
 -------------------------------------------
-With x = ln π − ln π_ref of the token drawn; "gradient" is E[∇], as part of the loss, on policy:
+With x = ln π − ln π_ref of the token drawn. In the loss, on policy, each has the expected gradient
 
-    k1         x                E = KL(π‖ref)     gradient 0: it holds nothing back
-    k2         x²/2             biased            gradient ∇ KL(π‖ref)
-    k3         e⁻ˣ − 1 + x      E = KL(π‖ref)     gradient ∇ KL(ref‖π): the other one (V2 eq. 33)
-    unbiased   ρ k3             E = KL(π‖ref)     gradient ∇ KL(π‖ref), off policy too (V3.2)
+    k1         x                E = KL(π‖ref)     0: it holds nothing back
+    k2         x²/2             biased            ∇ KL(π‖ref)
+    k3         e⁻ˣ − 1 + x      E = KL(π‖ref)     ∇ KL(ref‖π), the other one (V2 eq. 33, R1 eq. 2)
+    unbiased   ρ k3             E = KL(π‖ref)     ∇ KL(π‖ref), off policy too (V3.2)
 
 This is exact with a constant denominator, at each token for prefixes as the frozen policy visits
 them, and for whole outputs with ratio="sequence". Against KL of whole outputs the token forms are
@@ -58,17 +71,18 @@ elsewhere, while k1's is not 0 but 43 % of k2's (one pair of policies, same file
 
     ┌────────────────────────────────────────────────────────────────────────────────────────┐
     │ The loss stays near 0 and does not fall. Is nothing learned?                           │
-    │ At ρ = 1 it is −Σ w A over all tokens, and the A of a group sum to 0: with answers of  │
-    │ one length it is 0 by construction, before training and after, while its gradient,     │
-    │ −Σ w A ∇ ln π, is not; and every step brings new answers, with a new 0. The loss is no │
-    │ measure of progress. Watch reward, held-out accuracy, length and entropy.              │
+    │ At ρ = 1 it is −Σ w A over all tokens, w the share that the mean gives to a token, and │
+    │ the A of a group sum to 0: with responses of one length it is 0 by construction,       │
+    │ before training and after, while its gradient, −Σ w A ∇ ln π, is not; and every step   │
+    │ brings new responses, with a new 0. The loss is no measure of progress. Watch reward,  │
+    │ held-out accuracy, length and entropy.                                                 │
     └────────────────────────────────────────────────────────────────────────────────────────┘
 
-The short formula in circulation, L = −(1/G) Σ A ln P + β KL, has this gradient for ρ = 1, divided
-by the constant G: `simplified_loss`. It knows no π_old, so the second update of a rollout has no
-brake.
+The short formula in circulation, L = −(1/G) Σᵢ Aᵢ ln P(oᵢ) + β KL with P = π, has −J's gradient at
+ρ = 1 with the constant G in place of the |oᵢ|: `simplified_loss`. It knows no π_old, so the second
+update of a rollout has no brake.
 
->>> group_advantages([[1, 0, 0, 1], [1, 1, 1, 1]])
+>>> group_advantages([[1, 0, 0, 1], [1, 1, 1, 1]])  # the second group teaches nothing
 array([[ 1., -1., -1.,  1.],
        [ 0.,  0.,  0.,  0.]])
 >>> import numpy as np

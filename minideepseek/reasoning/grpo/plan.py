@@ -1,4 +1,4 @@
-"""Chapter 6, the numbers of a GRPO run, and where its problems come from."""
+"""Chapter 6 — The numbers of a GRPO run, and where its problems come from"""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class GRPOPlan:
     learning_rate: float = 3e-4  # 3e-6
     warmup_steps: int = 5
     final_learning_rate: float = 0.1  # of the peak
-    beta2: float = 0.99  # of AdamW: at 0.95 its v forgets within one rollout or five
+    beta2: float = 0.99  # of AdamW: its v averages about 1/(1 − β₂) updates, 25 rollouts
     clip_norm: float = 1.0
     clip_low: float = 0.2  # ε; R1's first stage: 10
     clip_high: float = 0.2

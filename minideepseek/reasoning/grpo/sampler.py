@@ -1,22 +1,23 @@
-r"""Chapter 6, the sampler: G answers to each question, and how likely each of their tokens was
+r"""Chapter 6 — The sampler: G responses to each question, and how likely each of their tokens was
 
 GRPO learns from the model's own samples: for a question q, a group o₁ … o_G drawn from the policy
 π_old that the weights are at that moment. The objective then compares, token by token,
 
-    rₜ = π_θ(oₜ | q, o_<t) / π_old(oₜ | q, o_<t)                                  (DeepSeekMath)
+    ρₜ = π(oₜ | q, o_<t) / π_old(oₜ | q, o_<t)                       (DeepSeekMath, section 4.1)
 
 so the sampler must hand over π_old(oₜ | …) of every token it drew: under exactly the distribution
-that it drew from, temperature, top-k and top-p included. A trainer that scores at temperature 1
-what was drawn at 0.7 starts at rₜ ≠ 1, clips at random and drifts; several public trainers did.
+that it drew from, temperature τ, top-k and top-p included. A trainer that scores at τ = 1 what was
+drawn at 0.7 starts at ρₜ ≠ 1, clips at random and drifts; several public trainers did.
 
-Before the first update π_θ = π_old. `scoring.py` computes π_θ by one pass over whole texts, with no
-cache and in another form of attention, and still rₜ = 1 but for rounding: to 1e-13 in float64, to
-1e-4 in float32. This one equality finds a target shifted by one, a mask that is off, a wrong
-position and a forgotten temperature; `sampler_gap` among the metrics watches it in every step.
+Before the first update π = π_old. `scoring.py` computes π by one pass over whole texts, with no
+cache and in another form of attention, and still ρₜ = 1 but for rounding: to 1e-10 in float64, to
+1e-4 in float32 (tests/reasoning/grpo/test_scoring.py). This one equality finds a target shifted by
+one, a mask that is off, a wrong position and a forgotten temperature; `sampler_gap` among the
+metrics watches it in every step.
 Where the router chooses by scores that nearly tie, rounding may flip a choice and the gap jumps;
 V3.2 therefore keeps the experts of the sampling pass and replays them (`record_routing`).
 
-With top-k or top-p the sampler's distribution is the cut one, and the scorer's is not: rₜ ≠ 1
+With top-k or top-p the sampler's distribution is the cut one, and the scorer's is not: ρₜ ≠ 1
 there. Train with neither; they are for evaluation (R1 is evaluated at τ = 0.6, top-p 0.95).
 
 The batch
@@ -25,8 +26,8 @@ Each prompt is read once; then its row of the cache is repeated G times. Prompts
 lengths are padded on the right, so each row counts its own positions. A row ends with the end token
 or after max_new_tokens; rows that have ended leave the batch when they are a quarter of it: one
 long thought then no longer costs as much as a batch of them. (Leaving copies the cache of those who
-stay, about half the work of decoding a token: hence not at each end.) All of it runs on one thread:
-a step's products are too small to share.
+stay: hence not at each end.) All of it runs on one thread: the products of one token a row are too
+small to share.
 
 Every row's uniform numbers are drawn before it starts, one for each token it may come to write.
 What a row says then depends on its own numbers alone, not on who else is still in the batch.
@@ -70,7 +71,7 @@ class Rollout:
     ids (R, T) int64: prompt, completion with its end token, padding. prompt_lengths, lengths (R,):
     tokens of the prompt, and of both. ended (R,) bool: the end token came; else the length limit.
     mask, logprobs (R, T − 1) float64, aligned with the targets ids[:, 1:]: 1 on the completion and
-    its end token; log p of each such token when it was drawn, 0 elsewhere.
+    its end token; ln π_old of each such token, 0 elsewhere.
     routing: None, or for each MoE layer (R, T − 1, K) int64, the experts of position t, −1 for
     positions that no target needs.
     """

@@ -1,6 +1,6 @@
-r"""Chapter 6, the scorer: the same tokens read again, in one pass and with a gradient
+r"""Chapter 6 — The scorer: the same tokens read again, in one pass and with a gradient
 
-    log π_θ(oₜ | q, o_<t) = zₜ[oₜ]/τ − ln Σⱼ e^(zₜ[j]/τ) ,   z = the logits one position before
+    ln π(oₜ | q, o_<t) = zₜ[oₜ]/τ − ln Σⱼ e^(zₜ[j]/τ) ,   z = the logits one position before
 
 for every token of a rollout, at the temperature τ that it was drawn at. Rows are padded on the
 right: no token sees what comes after it, so padding changes no token before it, and it is routed to
@@ -15,7 +15,7 @@ an estimate of it with a variance of its own, and wrong once rows are selected b
 
 Replay (V3.2): where routing is given, each token goes to the experts of the sampling pass; their
 weights are still this pass's, so that the router learns. Otherwise a rounding difference, or the
-updates between sampling and training, may send a token elsewhere, and rₜ jumps.
+updates between sampling and training, may send a token elsewhere, and ρₜ jumps.
 
 >>> import numpy as np
 >>> from minideepseek import DeepSeekV3, DeepSeekV3Config
@@ -62,7 +62,7 @@ def score_completions(
     temperature: float = 1.0,
     routing: list[Array] | None = None,
 ) -> Scores:
-    """log π_θ of every token of a rollout, by one pass without a cache.
+    """ln π of every token of a rollout, by one pass without a cache.
 
     temperature: of the sampling. routing: a rollout's, to be replayed, (R, T − 1, K) host integers
     per MoE layer. InputError for a temperature that is no positive number and for a routing of

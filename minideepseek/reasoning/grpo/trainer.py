@@ -1,12 +1,12 @@
-r"""Chapter 6, one step of GRPO
+r"""Chapter 6 — One step of GRPO
 
-    1  sample   G answers to each of P problems, from the policy as it is: π_old
-    2  judge    a reward for each answer, by rules; its advantage beside the rest of its group
+    1  sample   G responses to each of P problems, from the policy as it is: π_old
+    2  judge    a reward for each response, by rules; its advantage beside the rest of its group
     3  update   in `minibatches` parts, with one AdamW step each. The first is on policy, ρ = 1;
                 the later ones are not quite any more, which is what ratio and clip are for
     4  forget   the rollout is used once (R1-Zero: one epoch of 16 minibatches)
 
-A group whose answers all earned the same has advantages of exactly 0 and no gradient. Such groups
+A group whose responses all earned the same has advantages of exactly 0 and no gradient. Such groups
 leave the batch before step 3, and the denominators count what remains: otherwise steps would
 shrink as problems get solved. (With a KL penalty they stay: that term has a gradient of its own.)
 DAPO samples further prompts until the batch is full again; here the batch is smaller and cheaper.
@@ -53,7 +53,7 @@ class GRPOTrainer:
 
     `training.trainer.fit` drives it and a RunDirectory keeps it, as in pre-training. problems: held
     out, for `evaluations`; none, no evaluation. The reference is the policy as it is given here.
-    InputError where prompt and answer may exceed the model's positions.
+    InputError where prompt and response may exceed the model's positions.
     """
 
     def __init__(

@@ -5,5 +5,7 @@
     sources      where the samples come from: a teacher, or a fixed set that was accepted
     model        `ReasoningModel`: ask, and get thinking and answer apart
 
-The reinforcement learning between these stages is chapter 6, `reasoning/grpo/`.
+The reinforcement learning of these stages is chapter 6, `reasoning/grpo/`. Here it is enough to
+know that it makes responses with a higher reward more probable, and that its `GroupSampler` draws G
+responses to each problem.
 """

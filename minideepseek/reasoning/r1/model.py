@@ -1,4 +1,4 @@
-r"""A model that thinks, for its user: a question in, thinking and answer out, apart.
+r"""Chapter 5 — A model that thinks, for its user: a question in, thinking and answer out, apart
 
 R1 writes its thinking between <think> and </think> and the answer behind it. What a user sees is
 the second part; the first can be shown, folded or dropped. The tags are tokens, not text: neither a
@@ -12,8 +12,8 @@ for the policy that is improved must be the one that is sampled.
 The model may write anything, and is reported, not trusted: `Thought.malformed` says in a few words
 what is wrong with a response, and nothing that a model writes raises an error.
 
-    reasoner = ReasoningModel.from_pretrained("runs/reason/checkpoints/step-00000040")
-    reasoner.think("9 8 5 3 > 13 :")
+    reasoner = ReasoningModel.from_pretrained("runs/journey/reasoning/model")
+    print(reasoner.think("9 8 5 3 > 13 :").answer)
     for part, piece in reasoner.stream("9 8 5 3 > 13 :"):
         print(piece, end="")
 """

@@ -1,34 +1,37 @@
-r"""From V3 to R1: four stages, R1-Zero beside them, and distillation
+r"""Chapter 5 — From V3 to R1: four stages, R1-Zero beside them, and distillation
 
-R1-Zero is reinforcement learning straight from the base model, V3-Base, with no supervised
-fine-tuning at all. Its answers are right more and more often (AIME 2024: 15.6 % → 77.9 %) and its
-thoughts longer and longer, but hard to read and of mixed languages. R1 makes the same model
-readable in four stages (R1, version 2, §2–3 and appendix B):
+R1-Zero is reinforcement learning (RL) straight from the base model, V3-Base, with no supervised
+fine-tuning (SFT) at all. Its answers are right more and more often (AIME 2024: 15.6 % → 77.9 %) and
+its thoughts longer and longer, but hard to read and of mixed languages. R1 begins at the same base
+and reaches thoughts that can be read, in four stages (R1, version 2, §2–3 and appendix B); Dev1 to
+Dev3 are the models between them:
 
     stage                    R1                                     here
     1  cold start            SFT of V3-Base on thousands of long    SFT of the base on a teacher's
-                             thoughts of R1-Zero's, filtered        demonstrations, 350 steps of
-                             and refined → Dev1                     32 fresh ones
-    2  reasoning RL          GRPO with rule-based rewards, 16       GRPO, 16 samples for each of
-                             samples for each of 32 questions,      16 problems, accuracy and a
-                             accuracy, format, language → Dev2      tenth of format
+                             thoughts of R1-Zero's, filtered        demonstrations, fresh ones in
+                             and refined → Dev1                     every step
+    2  reasoning RL          GRPO with rule-based rewards, 16       GRPO with the rewards of
+                             samples for each of 32 questions,      `tasks`, 16 samples for each
+                             accuracy, format, language → Dev2      problem
     3  rejection sampling    ~600,000 right, readable samples       right and well-formed samples
        and SFT               and ~200,000 of other kinds, SFT       of stage 2, SFT from the base
                              *from V3-Base* again → Dev3            again
     4  RL again              all scenarios, with reward models      GRPO again; no other judge is
                              for what no rule can check → R1        needed than the rules
 
-Why back to the base in stage 3: the samples carry what RL found, and a model that starts afresh
-takes on only that, not the traces of how it was found. RL has made the samples that are its target;
-now they are ordinary text.
+Why back to the base in stage 3? One reading: the samples carry what RL found, and a model that
+starts afresh takes on that, not the traces of how it was found. What needed rewards to be found is
+ordinary text by now, and can be imitated.
 
-R1-Zero here is stage 2 alone, on a base whose pre-training text held some thoughts.
+R1-Zero here is stage 2 alone, on a base whose pre-training text held some thoughts. `minideepseek
+journey` runs stages 1 and 2 with the numbers of `recipe.py`; `python -m demos.r1_pipeline` runs all
+four, R1-Zero and distillation.
 
 Distillation gives those same samples to a smaller model: R1's 800,000 to dense models of 1.5 to 70
 billion parameters, 2–3 epochs of SFT and no RL. The question it answers is whether a small model
 had better find out for itself or be told; here both can be run, at equal compute.
 
-    here      SampleSet(accepted.samples, …) is the source; the student a model with fewer layers
+    here      `SampleSet(accepted.samples, …)` is the source, a model with fewer layers the student
 
 Rejection sampling
 ------------------
@@ -37,9 +40,10 @@ once and at most a few per problem: an easy problem, or one on which the policy 
 fill the set otherwise. What is kept are the sampled ids; decoding and encoding them again could
 give others. A problem that is held out is refused, for everything accepted here is trained on.
 
-The expected share that is kept before those two limits is the policy's accuracy p, so this is the
-policy π conditioned on success, π(o|q) 1[o right] / p: one step of policy improvement that needs no
-negative sample, and none of GRPO's machinery. It cannot give a problem that π never solves.
+Before those two limits the share that is kept is on average the accuracy p of the policy π (the
+model, as a distribution over responses o to the question q), and what is kept comes from π given
+success, π(o|q) 1[o right] / p. Imitating it is one step of improvement that needs no wrong sample
+and none of GRPO's machinery. A problem that π never solves gives nothing.
 """
 
 from __future__ import annotations

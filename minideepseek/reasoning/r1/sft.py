@@ -1,8 +1,8 @@
-r"""Supervised fine-tuning: imitate responses, learn nothing from prompts
+r"""Chapter 5 — Supervised fine-tuning: imitate responses, learn nothing from prompts
 
-A sample is a prompt q and a response o, its end token included. Fine-tuning lowers
+A sample is a prompt q and a response o of |o| tokens, its end token included. Fine-tuning lowers
 
-    L = − Σᵢ Σₜ ln P(oᵢₜ | qᵢ, oᵢ,₁ … oᵢ,ₜ₋₁) / Σᵢ |oᵢ| ,
+    L = − Σᵢ Σₜ ln π(oᵢₜ | qᵢ, oᵢ,<t) / Σᵢ |oᵢ| ,          π: the model's next-token distribution
 
 the cross-entropy of pre-training, with two differences. Targets inside a prompt do not count: the
 model is to answer questions, not to ask them. The end token does count: it is how a model learns
@@ -29,7 +29,7 @@ With the MoE layers something remains of the neighbours: which rows of a matrix 
 multiplies together, hence the last bits.
 
 MTP modules rest here. They served pre-training; the embedding and the head that they share go on
-learning, so that their drafts get worse.
+learning, and nothing keeps their drafts in step.
 
 >>> samples = [(np.array([1, 7]), np.array([8, 9, 2])), (np.array([1, 5]), np.array([6, 2]))]
 >>> packed = pack_samples(samples, length=10, pad_token_id=0)

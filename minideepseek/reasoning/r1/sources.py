@@ -1,7 +1,7 @@
-"""Where fine-tuning gets its samples: fresh from a teacher, or from a fixed set.
+"""Chapter 5 — Where fine-tuning gets its samples: fresh from a teacher, or from a fixed set
 
-Both give a list of (prompt, response) per step and can be saved between two of them, so that a run
-goes on after a kill with the samples that would have come.
+Both give a list of pairs (prompt, response) per step and can be saved between two steps, so that a
+run goes on after a kill with the samples that would have come.
 """
 
 from __future__ import annotations
