@@ -22,16 +22,17 @@ r has no derivative with respect to the weights, π has; and since ∇π = π �
 
 So: sample responses and raise the log-probability of their tokens, as fine-tuning does, each
 response with its reward as weight (REINFORCE, Williams 1992). This is right on average, and noisy:
-where every reward is positive, every response is pushed up, and only chance says which one most.
-A number b that does not depend on the response may be subtracted from r, for
+where every reward is positive, every response drawn is pushed up, and which ones were drawn weighs
+more than how good they are. A number b that does not depend on the response may be subtracted from
+r, for
 
     E[ b ∇ ln π ] = b Σₒ ∇π(o|q) = b ∇1 = 0 ,
 
 and the noise is small if b is what the policy usually earns at this question. PPO trains a second
 network to predict it. GRPO draws G responses to the same question and takes their mean. What is
 left is the advantage A: by how much a response is better than its group, in units of the group's
-standard deviation. (What it changes that the group's own rewards make up b and that unit is worked
-out in `objective`.)
+standard deviation. (Both are made of the group's own rewards; what that changes, `objective` works
+out.)
 
 Sampling is dear, so a rollout serves several updates. After the first the policy is no longer the
 one that wrote it: the ratio ρ says how much likelier each token is by now, and a clip takes the
@@ -64,6 +65,5 @@ array([ 1.73, -0.43, -0.65, -0.65])
 >>> parts["clip_ratio/low_mean"], parts["clip_ratio/high_mean"]     # the second, and the first
 (0.25, 0.25)
 
-That two responses are right, or three, changes the numbers; that all are, or none, makes every
-advantage 0, and the group teaches nothing.
+Where all four earn the same, right or wrong, every advantage is 0: such a group teaches nothing.
 """
