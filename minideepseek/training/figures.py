@@ -82,8 +82,8 @@ def _path(frame: _Frame, x: np.ndarray, y: np.ndarray, pen_down: str = "L") -> s
     return "".join(parts)
 
 
-def _axes(frame: _Frame, y_ticks: list[float]) -> str:
-    """Grid lines, the numbers of both axes, and the word "step" after the lower one."""
+def _axes(frame: _Frame, y_ticks: list[float], across: str = "step") -> str:
+    """Grid lines, the numbers of both axes, and after the lower one what it counts."""
     parts = ['<line class="axis" x2="100%" y1="100%" y2="100%"/>']
     for value, text in zip(y_ticks, tick_labels(y_ticks), strict=True):
         at = f"{frame.down(value):.2%}"
@@ -93,7 +93,7 @@ def _axes(frame: _Frame, y_ticks: list[float]) -> str:
     for value, text in zip(x_ticks, tick_labels(x_ticks), strict=True):
         at = f"{frame.across(value):.2%}"
         parts.append(f'<text class="mid" x="{at}" y="100%" dy="18">{text}</text>')
-    parts.append('<text x="100%" y="100%" dx="20" dy="18">step</text>')
+    parts.append(f'<text x="100%" y="100%" dx="20" dy="18">{escape(across)}</text>')
     return "".join(parts)
 
 
@@ -139,14 +139,15 @@ def _labels(frame: _Frame, ends: list[tuple[float, str, str]], height: int) -> s
     return "".join(parts) + "</svg>"
 
 
-def _hover(frame: _Frame, lines: list[Line], shown: list[np.ndarray]) -> str:
+def _hover(frame: _Frame, lines: list[Line], shown: list[np.ndarray], across: str) -> str:
     """What the script reads: at most 300 points of each drawn line, four digits, NaN as null."""
     drawn = []
     for line, y in zip(lines, shown, strict=True):
         keep = np.linspace(0, len(y) - 1, min(len(y), 300)).astype(int)
         values = [float(f"{v:.4g}") if math.isfinite(v) else None for v in y[keep].tolist()]
         drawn.append([line.name, line.x[keep].tolist(), values])
-    return escape(json.dumps({"range": frame.x, "lines": drawn}, separators=(",", ":")))
+    read = {"range": frame.x, "across": across, "lines": drawn}
+    return escape(json.dumps(read, separators=(",", ":")))
 
 
 def _describe(line: Line) -> str:
@@ -182,9 +183,11 @@ def line_chart(
     ceiling: float = math.inf,
     from_zero: bool = False,
     height: int = 260,
+    across: str = "step",
 ) -> str:
     """A `<figure>` of lines over steps; `levels` are dashed horizontal lines with their names.
 
+    across: what x counts, in the singular and short: it stands behind the axis.
     The y axis ends at `ceiling` where that hides no line's last value. Without one finite value
     the figure is a sentence that says so.
     """
@@ -202,14 +205,15 @@ def line_chart(
     inner += "".join(_curve(frame, line, y) for line, y in zip(lines, shown, strict=True))
     dots, ends = _ends(frame, lines, shown)
     ends += [(value, f"{name[:16]} {value:.2f}", "soft") for name, value in levels.items()]
-    outer = _axes(frame, ticks(*frame.y, 6 if height > 200 else 4)) + _stretched(inner) + dots
+    outer = _axes(frame, ticks(*frame.y, 6 if height > 200 else 4), across)
+    outer += _stretched(inner) + dots
     outer += '<line class="cross" y2="100%"/>' + _labels(frame, ends, height)
     words = [f"{name}: constant {value:.2f}." for name, value in levels.items()]
-    desc = f"Over steps {frame.x[0]:g} to {frame.x[1]:g}. "
+    desc = f"Over {across}s {frame.x[0]:g} to {frame.x[1]:g}. "
     desc += " ".join([_describe(line) for line in lines] + words)
     # The right margin is as wide as the longest label, and alike where labels are short.
     room = max([15 if height > 200 else 7, *(len(text) for _, text, _ in ends)])
-    more = f' style="--room: {room}" data-hover="{_hover(frame, lines, shown)}"'
+    more = f' style="--room: {room}" data-hover="{_hover(frame, lines, shown, across)}"'
     return _figure("chart", title, unit, desc, height, outer, more)
 
 

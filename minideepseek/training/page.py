@@ -123,7 +123,7 @@ tr { break-inside: avoid; }
 
 SCRIPT = """
 for (const plot of document.querySelectorAll("[data-hover]")) {
-  const {range: [low, high], lines} = JSON.parse(plot.dataset.hover);
+  const {range: [low, high], across, lines} = JSON.parse(plot.dataset.hover);
   const svg = plot.querySelector("svg"), cross = svg.querySelector(".cross");
   const output = plot.parentNode.querySelector("output");
   const nearest = (xs, wanted) => xs.reduce(
@@ -135,7 +135,7 @@ for (const plot of document.querySelectorAll("[data-hover]")) {
     const place = 100 * (step - low) / (high - low) + "%";
     cross.setAttribute("x1", place);
     cross.setAttribute("x2", place);
-    output.textContent = "step " + step.toLocaleString("en") + lines.map(([name, xs, ys]) =>
+    output.textContent = across + " " + step.toLocaleString("en") + lines.map(([name, xs, ys]) =>
       " · " + name + " " + (ys[nearest(xs, step)] ?? "not a number")).join("");
     plot.classList.add("hovered");
   });

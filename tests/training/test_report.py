@@ -1,6 +1,7 @@
 """The page is whole, needs nothing from outside, and says what the record says."""
 
 import dataclasses
+import html
 import json
 import math
 import re
@@ -272,6 +273,14 @@ def test_a_line_lies_where_its_values_are():
     d = re.search(r'class="bold c0" d="([^"]*)"', text)[1]
     assert d == "M0.0 1000.0h0L500.0 47.6L1000.0 523.8"  # the top is 10 and 5 % of air
     assert 'cx="100.00%" cy="52.38%"' in text and ">a 5<" in text
+
+
+def test_an_axis_says_what_it_counts():
+    line = Line("a", np.arange(3.0), np.arange(3.0))
+    for text, name in ((line_chart("t", "u", [line]), "step"),
+                       (line_chart("t", "u", [line], across="token"), "token")):  # fmt: skip
+        assert f">{name}</text>" in text and f"Over {name}s 0 to 2." in text
+        assert f'"across":"{name}"' in html.unescape(text)
 
 
 def test_a_gap_breaks_the_line_and_keeps_lone_points():
