@@ -121,7 +121,7 @@ class Gate:
 def base_gates(model: DeepSeekV3, task: Task) -> list[Gate]:
     """How much of each of the task's skills the base has; nearly all is wanted."""
     return [
-        Gate(f"the base's {name}", share_known(model, task, probes), 0.98)
+        Gate(f"the base's {name}", share_known(model, task, probes), 0.99)
         for name, probes in task.skills().items()
     ]
 
@@ -133,9 +133,9 @@ def cold_start_gates(found: Mapping[str, Any]) -> list[Gate]:
     """
     most = max(found["pass_at"], key=int)
     return [
-        Gate("well-formed after the cold start", found["format"], 0.97),
-        Gate("solved after the cold start", found["accuracy"], 0.15, 0.45),
-        Gate(f"pass@{most} after the cold start", found["pass_at"][most], 0.6),
+        Gate("well-formed after the cold start", found["format"], 0.98),
+        Gate("solved after the cold start", found["accuracy"], 0.25, 0.45),
+        Gate(f"pass@{most} after the cold start", found["pass_at"][most], 0.8),
     ]
 
 
