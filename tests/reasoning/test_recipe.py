@@ -68,7 +68,7 @@ def test_the_facts_are_the_numbers():
 @pytest.mark.parametrize(
     "measured, passes",
     [
-        (0.15, True), (0.3, True), (0.45, True), (float(np.nextafter(0.15, 0)), False), (0.46, False),
+        (0.15, True), (0.3, True), (0.45, True), (math.nextafter(0.15, 0), False), (0.46, False),
         (math.nan, False), (0.0, False), (math.inf, False),
     ],
 )  # fmt: skip
@@ -118,7 +118,7 @@ def test_the_gates_of_a_base_are_its_skills():
     gates = base_gates(oracle, TASK)
     names = ["the base's facts", "the base's verdicts"]
     found = [(gate.name, gate.measured, gate.low) for gate in gates]
-    assert found == [(name, 1.0, 0.98) for name in names]
+    assert found == [(name, 1.0, 0.99) for name in names]
     check_gates(gates)
     assert base_gates(oracle, NoSkills()) == []
 
