@@ -208,8 +208,8 @@ def rare_thoughts(lab: Lab) -> str:
         )
         ends.append(rows[-1])
     apart = gap(*ends)
-    shows = "Rare thoughts stay rare" if apart > 2 else "The failure does not show"
-    return f"{shows}: {'; '.join(facts)} ({apart:+.1f} standard errors)."
+    what = "It stays behind" if apart > 2 else "The failure does not show"
+    return f"{what}: {'; '.join(facts)} ({apart:+.1f} standard errors)."
 
 
 def length_bias(lab: Lab) -> str:

@@ -80,7 +80,7 @@ RISES, STAYS = course(0.3, 0.4, 0.6), course(0.3, 0.3, 0.31)
         ("bluffing", [course(0.1, 0.2, says=0.9, verdicts=0.2), RISES], "It learns to bluff"),
         ("bluffing", [course(0.1, 0.2, says=0.9, verdicts=0.79), RISES], "The failure does not"),
         ("bluffing", [course(0.1, 0.2, says=0.2, verdicts=0.2), RISES], "The failure does not"),
-        ("rare_thoughts", [course(0.2, 0.4), course(0.3, 0.5)], "Rare thoughts stay rare"),
+        ("rare_thoughts", [course(0.2, 0.4), course(0.3, 0.5)], "It stays behind"),
         ("rare_thoughts", [course(0.2, 0.49), course(0.3, 0.5)], "The failure does not show"),
         (
             "length_bias",
