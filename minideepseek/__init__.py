@@ -134,8 +134,8 @@ _PARTS = ("autograd", "layers", "model", "training", "reasoning")
 def __getattr__(name: str) -> Any:
     if name in _PARTS:  # with its files, so that help(minideepseek.layers.mla) is the chapter
         part = importlib.import_module(f"minideepseek.{name}")
-        for file in pkgutil.iter_modules(part.__path__):
-            importlib.import_module(f"minideepseek.{name}.{file.name}")
+        for file in pkgutil.walk_packages(part.__path__, f"{part.__name__}."):
+            importlib.import_module(file.name)
         return part
     if name not in _HOME:
         raise AttributeError(f"module 'minideepseek' has no attribute {name!r}")

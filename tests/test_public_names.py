@@ -145,6 +145,10 @@ def test_the_whole_story(tmp_path):
 
 def test_a_chapter_is_an_attribute_of_the_package():
     """help(minideepseek.layers.mla) after `import minideepseek` alone, in a fresh process."""
-    code = "import minideepseek as m; print(m.layers.mla.__doc__[:10], m.model.config.__name__)"
+    code = (
+        "import minideepseek as m; print(m.layers.mla.__doc__[:10], m.model.config.__name__, "
+        "m.reasoning.r1.pipeline.__name__)"  # a file in a folder of its own
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["Chapter", "2", "minideepseek.model.config"]
+    names = ["minideepseek.model.config", "minideepseek.reasoning.r1.pipeline"]
+    assert found.stdout.split() == ["Chapter", "2", *names]
