@@ -178,7 +178,7 @@ class ReasoningPart:
 
         def answer(step: int) -> None:
             if step in (max(1, plan.steps // 5), plan.steps):
-                self._answer(f"after {step} steps of GRPO", policy)
+                self._answer(f"after {step} step{'s' if step > 1 else ''} of GRPO", policy)
 
         self.metrics["grpo"] = self.stages.run("grpo", trainer, SHOWN_GRPO, answer)
         self._evaluate("grpo", policy)
@@ -218,7 +218,7 @@ class ReasoningPart:
         found = self.stages.remembered("evaluations.json", name, measure)
         try:
             self.say(_sentence(name, found))
-        except (KeyError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError):
             path = self.job.out / "evaluations.json"
             raise CheckpointError(f"{path}: {name} is not what a run wrote") from None
         self.evaluations[name] = found
@@ -257,7 +257,7 @@ class ReasoningPart:
 
 
 def _sentence(name: str, found: dict[str, Any]) -> str:
-    """What an evaluation found. KeyError, TypeError or ValueError where it is none."""
+    """What an evaluation found. LookupError, TypeError or ValueError where it is none."""
     most = max(found["pass_at"], key=int)
     return (
         f"{name}: {found['accuracy']:.1%} of {found['problems']} held-out problems solved at "
@@ -270,9 +270,9 @@ def _sentence(name: str, found: dict[str, Any]) -> str:
 def _traces(path: Path) -> list[tuple[str, str, str]]:
     """(when, prompt, text) in the order in which they were taken."""
     try:
-        held = [(when, *row) for when, rows in read_json(path).items() for row in rows]
-        if all(len(row) == 3 and all(type(part) is str for part in row) for row in held):
-            return held
+        held = [(when, row) for when, rows in read_json(path).items() for row in rows]
+        if all(type(row) is list and list(map(type, row)) == [str, str] for _, row in held):
+            return [(when, prompt, text) for when, (prompt, text) in held]
     except (AttributeError, TypeError):
         pass
     raise CheckpointError(f"{path}: not what a run wrote")
