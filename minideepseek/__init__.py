@@ -4,8 +4,8 @@ Read it as a book, in this order; a folder is a part, its files chapters in an o
 text gives:
 
     autograd/    Part 0    the engine: tensors, primitives, backward, gradcheck
-    layers/      Part I    the layers: rotary positions, latent attention, experts, multi-token
-                           prediction
+    layers/      Part I    the layers: rotary positions, attention, latent attention, experts,
+                           multi-token prediction
     model/       Part II   the language model: configuration, transformer, checkpoints, generation
     training/    Part III  how it learns: text, optimiser, trainer, report
     reasoning/   Part IV   how it reasons: R1, a program that verifies answers, GRPO
@@ -44,6 +44,11 @@ if TYPE_CHECKING:
         InputError,
         MiniDeepSeekError,
     )
+    from minideepseek.layers.attention import (
+        GroupedQueryAttention,
+        MultiHeadAttention,
+        MultiQueryAttention,
+    )
     from minideepseek.layers.mla import DeepSeekAttention, MultiHeadLatentAttention
     from minideepseek.layers.moe import DeepSeekMoE
     from minideepseek.layers.mtp import MTPModel
@@ -74,10 +79,13 @@ _HOME = {
     "GRPOTrainer": "reasoning.grpo.trainer",
     "GateError": "errors",
     "GroupSampler": "reasoning.grpo.sampler",
+    "GroupedQueryAttention": "layers.attention",
     "InputError": "errors",
     "MTPModel": "layers.mtp",
     "MiniDeepSeekError": "errors",
+    "MultiHeadAttention": "layers.attention",
     "MultiHeadLatentAttention": "layers.mla",
+    "MultiQueryAttention": "layers.attention",
     "Parameter": "autograd.engine",
     "ReasoningModel": "reasoning.r1.model",
     "StandardMoE": "layers.standard_moe",
@@ -106,10 +114,13 @@ __all__ = [
     "GRPOTrainer",
     "GateError",
     "GroupSampler",
+    "GroupedQueryAttention",
     "InputError",
     "MTPModel",
     "MiniDeepSeekError",
+    "MultiHeadAttention",
     "MultiHeadLatentAttention",
+    "MultiQueryAttention",
     "Parameter",
     "ReasoningModel",
     "StandardMoE",

@@ -4,10 +4,13 @@ Multi-head latent attention needs, per token and layer, one vector of
 
     kv_lora_rank + qk_rope_head_dim   numbers:   [ c^KV after its norm | k^R after its rotation ]
 
-and nothing per head (chapter 2). Rows of a batch may hold different numbers of tokens: prompts are
-padded on the right, `append` is told how many of the new tokens of each row are real, and the next
-append writes over the padding. Storage is one array of a fixed capacity that doubles when it must;
-a decoded token is written in place and nothing that grows with the context is copied.
+and nothing per head (chapter 2). The attention of chapter 1 keeps [ k | v ] of every key-value head
+in the same way, as one longer vector.
+
+Rows of a batch may hold different numbers of tokens: prompts are padded on the right, `append` is
+told how many of the new tokens of each row are real, and the next append writes over the padding.
+Storage is one array of a fixed capacity that doubles when it must; a decoded token is written in
+place and nothing that grows with the context is copied.
 """
 
 from __future__ import annotations
@@ -42,6 +45,14 @@ class LatentCache:
         """Bytes allocated."""
         return 0 if self.data is None else self.data.nbytes
 
+    def check(self, batch: int, tokens: int, width: int) -> None:
+        """InputError where `append` would refuse this shape: a layer asks before it works."""
+        if batch != len(self.lengths) or width != self.width:
+            raise InputError(
+                f"cache: got rows of shape {(batch, tokens, width)}, "
+                f"it was made for ({len(self.lengths)}, tokens, {self.width})"
+            )
+
     def append(self, new: Array, counts: Array | None = None) -> Array:
         """Write new (B, T, width) behind each row's tokens; returns a view (B, S, width) of all.
 
@@ -49,11 +60,7 @@ class LatentCache:
         with its padding. InputError for another batch size, width or dtype, or past the limit.
         """
         batch, tokens, width = new.shape
-        if batch != len(self.lengths) or width != self.width:
-            raise InputError(
-                f"cache: got rows of shape {new.shape}, "
-                f"it was made for ({len(self.lengths)}, tokens, {self.width})"
-            )
+        self.check(batch, tokens, width)
         end = tokens + int(self.lengths.max(initial=0))
         self._reserve(end, new)
         assert self.data is not None

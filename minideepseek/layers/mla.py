@@ -65,17 +65,25 @@ after its rotation] and nothing else.
 Two classes: `MultiHeadLatentAttention` is the core without positions; `DeepSeekAttention` adds the
 decoupled rotary part and is what the model uses.
 
->>> from minideepseek import DeepSeekV3Config, Tensor
->>> from minideepseek.layers.module import Init
+>>> from minideepseek import DeepSeekAttention, DeepSeekV3Config, MultiHeadLatentAttention, Tensor
 >>> import numpy as np
->>> config = DeepSeekV3Config.preset("nano")
->>> attention = DeepSeekAttention(config, Init(np.random.default_rng(0), 0.02))
->>> attention(Tensor(np.ones((2, 5, 32), np.float32)))
+>>> config, rng = DeepSeekV3Config.preset("nano"), np.random.default_rng(0)
+>>> attention, x = DeepSeekAttention(config, rng), Tensor(np.ones((2, 5, 32), np.float32))
+>>> attention(x)
 Tensor(shape=(2, 5, 32), float32, cpu, from linear)
 >>> cache = attention.new_cache(batch=2, capacity=8)
->>> _ = attention(Tensor(np.ones((2, 5, 32), np.float32)), cache)
+>>> _ = attention(x, cache)
 >>> cache.data.shape                      # kv_lora_rank + qk_rope_head_dim = 16 + 8 per token
 (2, 8, 24)
+
+Without a config, the fields themselves:
+
+>>> core = MultiHeadLatentAttention(
+...     hidden_size=32, num_attention_heads=2, kv_lora_rank=16, qk_nope_head_dim=8, v_head_dim=8,
+...     rng=rng,
+... )
+>>> core(x)
+Tensor(shape=(2, 5, 32), float32, cpu, from linear)
 """
 
 from __future__ import annotations
@@ -86,7 +94,7 @@ from minideepseek.autograd.backend import Array
 from minideepseek.autograd.engine import Tensor, ops
 from minideepseek.errors import InputError
 from minideepseek.layers.cache import LatentCache
-from minideepseek.layers.module import Init, Linear, Module, RMSNorm
+from minideepseek.layers.module import REQUIRED, Linear, Module, RMSNorm, settle
 from minideepseek.layers.rope import RotaryEmbedding, softmax_scale
 
 LATENT_EPS = 1e-6  # of q_a_layernorm and kv_a_layernorm, whatever rms_norm_eps is
@@ -95,12 +103,24 @@ LATENT_EPS = 1e-6  # of q_a_layernorm and kv_a_layernorm, whatever rms_norm_eps 
 class MultiHeadLatentAttention(Module):
     """The core: down-projection, norm, up-projections; no positions but the causal mask.
 
-    config: a DeepSeekV3Config or anything with its attention fields. x (B, T, hidden_size).
+    config: a DeepSeekV3Config, or anything with the fields below, or they themselves by name. rng:
+    a numpy.random.Generator for the weights, None for one from seed 2024, or a model's `Init`.
     """
 
+    fields: dict[str, Any] = {
+        "hidden_size": REQUIRED,
+        "num_attention_heads": REQUIRED,
+        "q_lora_rank": None,
+        "kv_lora_rank": REQUIRED,
+        "qk_nope_head_dim": REQUIRED,
+        "v_head_dim": REQUIRED,
+        "attention_bias": False,
+        "max_position_embeddings": 4096,
+    }
     rope_width = 0  # d_h^R: the subclass rotates, this class does not
 
-    def __init__(self, config: Any, init: Init) -> None:
+    def __init__(self, config: Any = None, rng: Any = None, **fields: Any) -> None:
+        config, init = settle(config, rng, fields, self.fields)
         heads, d, rope = config.num_attention_heads, config.hidden_size, self.rope_width
         self.heads, self.latent = heads, config.kv_lora_rank
         self.nope, self.value = config.qk_nope_head_dim, config.v_head_dim
@@ -136,6 +156,8 @@ class MultiHeadLatentAttention(Module):
         if cache is not None and segment_ids is not None:
             raise InputError("segment_ids: not with a cache, which knows no segments of its tokens")
         tokens = x.shape[1]
+        if cache is not None:
+            cache.check(x.shape[0], tokens, self.latent + self.rope_width)
         offsets = 0 if cache is None else cache.offsets
         q, c_kv, k_pe = self.project(x, offsets)  # (B, T, H, dq), (B, T, r), (B, T, 1, dr) or None
         stored = c_kv if k_pe is None else ops.concatenate(c_kv, k_pe[:, :, 0])  # (B, T, r + dr)
@@ -198,10 +220,25 @@ class MultiHeadLatentAttention(Module):
 class DeepSeekAttention(MultiHeadLatentAttention):
     """MLA as DeepSeek-V3 has it: the core plus the decoupled rotary part.
 
-    rotary: the model's table of angles, shared by its layers; made here if left out.
+    config, rng: as above, with four fields more. rotary: the model's table of angles, shared by its
+    layers; made here if left out.
     """
 
-    def __init__(self, config: Any, init: Init, rotary: RotaryEmbedding | None = None) -> None:
+    fields = MultiHeadLatentAttention.fields | {
+        "qk_rope_head_dim": REQUIRED,
+        "rope_theta": 10000.0,
+        "rope_scaling": None,
+        "rope_interleave": True,
+    }
+
+    def __init__(
+        self,
+        config: Any = None,
+        rng: Any = None,
+        rotary: RotaryEmbedding | None = None,
+        **fields: Any,
+    ) -> None:
+        config, init = settle(config, rng, fields, self.fields)
         self.rope_width = config.qk_rope_head_dim
         super().__init__(config, init)
         self.scale = softmax_scale(config)

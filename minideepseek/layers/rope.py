@@ -113,6 +113,11 @@ class RotaryEmbedding:
     """
 
     def __init__(self, config: Any) -> None:
+        if config.qk_rope_head_dim % 2 or config.qk_rope_head_dim < 2:
+            raise InputError(
+                f"rotated channels of a head: got {config.qk_rope_head_dim}, expected an even "
+                "number, for they turn in pairs"
+            )
         self.frequencies = inverse_frequencies(config)
         self.factor, self.interleaved = attention_factor(config), config.rope_interleave
         self.limit = config.max_position_embeddings

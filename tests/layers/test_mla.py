@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from minideepseek.autograd.engine import Parameter, Tensor, no_grad, watch
 from minideepseek.autograd.gradcheck import gradcheck
+from minideepseek.errors import InputError
 from minideepseek.layers.mla import DeepSeekAttention, MultiHeadLatentAttention
 from minideepseek.layers.module import Init
 from minideepseek.model.config import DeepSeekV3Config
@@ -240,6 +241,21 @@ def test_segments_do_not_see_each_other(absorbed, config, seed, data):
         rows = [i for i in range(tokens) if ids[i] == segment]
         alone = run(module, x[:, rows], absorbed=absorbed)  # from position 0: distances are kept
         assert relative(y[:, rows], alone) < 1e-9
+
+
+def test_a_config_or_its_fields_and_a_generator():
+    for kind in (MultiHeadLatentAttention, DeepSeekAttention):
+        fields = {name: getattr(NANO, name) for name in kind.fields}
+        made = [kind(NANO, np.random.default_rng(5)), kind(**fields, rng=np.random.default_rng(5)),
+                kind(NANO, Init(np.random.default_rng(5), 0.02))]  # fmt: skip
+        for other in made[1:]:
+            states = made[0].state_dict(), other.state_dict()
+            assert states[0].keys() == states[1].keys()
+            assert all(np.array_equal(states[0][name], states[1][name]) for name in states[0])
+    with pytest.raises(InputError, match="^kv_lora_rank: got no"):
+        DeepSeekAttention(hidden_size=32, num_attention_heads=2)
+    with pytest.raises(InputError, match="^qk_rope_head_dim: no such field, expected one of "):
+        MultiHeadLatentAttention(**fields)
 
 
 def in_float32(module):

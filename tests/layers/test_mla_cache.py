@@ -86,6 +86,7 @@ def test_the_core_caches_the_latent_alone():
 # ---------------------------------------------------------------------------------------- refusals
 
 
+@pytest.mark.parametrize("counts", [None, [4, 2]], ids=["even", "ragged"])
 @pytest.mark.parametrize(
     ("shape", "dtype", "sentence"),
     [
@@ -95,16 +96,16 @@ def test_the_core_caches_the_latent_alone():
     ],
     ids=["batch", "dtype", "positions"],
 )
-def test_a_cache_that_does_not_fit_is_refused_and_unchanged(shape, dtype, sentence):
+def test_a_cache_that_does_not_fit_is_refused_and_unchanged(shape, dtype, sentence, counts):
     module = attention(NANO)
     cache = module.new_cache(2, 8)
-    run(module, normal(0, 2, 4, 32), cache)
-    held = cache.data.copy()
+    run(module, normal(0, 2, 4, 32), cache, counts and np.array(counts))
+    held, lengths = cache.data.copy(), cache.lengths.tolist()
     if dtype == np.float32:
         module = in_float32(module)
     with pytest.raises(InputError, match=f"^{sentence}$"):
         run(module, normal(0, *shape).astype(dtype), cache)
-    assert cache.lengths.tolist() == [4, 4] and np.array_equal(cache.data, held)
+    assert cache.lengths.tolist() == lengths and np.array_equal(cache.data, held)
 
 
 def test_segments_with_a_cache_are_refused():

@@ -234,6 +234,13 @@ def test_a_position_beyond_the_models_is_refused(offsets, tokens):
     rotary.tables(59, 5, np.zeros(1))
 
 
+@pytest.mark.parametrize("width", [0, 5])
+def test_channels_that_make_no_pairs_are_refused(width):
+    config = SimpleNamespace(**vars(V3) | {"qk_rope_head_dim": width})
+    with pytest.raises(InputError, match=f"^rotated channels of a head: got {width}, expected an "):
+        RotaryEmbedding(config)
+
+
 def test_angles_are_made_in_the_models_dtype():
     """float32 angles, as Hugging Face makes them: near position 100,000 they are 0.004 rad off."""
     rotary = RotaryEmbedding(V3)
