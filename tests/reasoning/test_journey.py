@@ -276,7 +276,7 @@ def test_a_model_without_skill_fails_the_real_gates(folder, monkeypatch):
     from minideepseek.reasoning.recipe import base_gates
 
     monkeypatch.setattr(journey, "base_gates", base_gates)
-    with pytest.raises(GateError, match=r"^the base's facts: \d+\.\d%, at least 98% is needed; "):
+    with pytest.raises(GateError, match=r"^the base's facts: \d+\.\d%, at least 99% is needed; "):
         run(ReasoningJob(folder / "run"), lambda line: None)
 
 
