@@ -125,12 +125,13 @@ def run_stage(
 def describe(found: Evaluation) -> list[str]:
     """An evaluation in lines."""
     passes = ", ".join(f"pass@{k} {share:.1%}" for k, share in found.pass_at.items() if k > 1)
-    greedy = "" if found.greedy is None else f"greedy {found.greedy:.1%}; "
+    greedy = "" if found.greedy is None else f"greedy {found.greedy:.1%}"
+    solved = f"solved {found.accuracy:.1%} ± {found.standard_error:.1%}"
+    parts = [solved, greedy, passes, f"majority vote {found.majority:.1%}"]
     return [
         f"{found.problems} held-out problems, {found.samples} answers each at temperature "
         f"{found.temperature:g}",
-        f"solved {found.accuracy:.1%} ± {found.standard_error:.1%}; {greedy}{passes}; "
-        f"majority vote {found.majority:.1%}",
+        "; ".join(part for part in parts if part),
         f"well-formed {found.format:.1%}, {found.length:.1f} tokens an answer, "
         f"{found.truncated:.1%} cut off",
     ]
