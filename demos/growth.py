@@ -1,16 +1,16 @@
-r"""How the cost grows: with tokens, with the length of a text, with experts, with the context.
+r"""How the cost of training grows: with tokens, with the length of a text, with experts.
 
     python -m demos.growth [--threads 2] [--repeats 5] [--quick]
 
-Four tables for the preset `small` (no MTP, no balance loss). Times are medians.
+Three tables for the preset `small` (no MTP, no balance loss). Times are medians.
 
 1  a training step against its number of sequences: time per token should not change;
 2  a training step of 8,192 tokens against the length of its sequences: only attention's own term,
    which is quadratic in the length, should grow; its FLOPs are printed beside;
 3  forward and backward with 8 to 128 experts, of which a token uses 4 as always: the activated
-   parameters, and so the FLOPs, are the same; AdamW, whose work grows with all parameters, apart;
-4  a decoded token against the context held in the cache, absorbed: a + b · T, with b as the FLOPs
-   and the bytes of the cache would have it at this machine's measured rates.
+   parameters, and so the FLOPs, are the same; AdamW, whose work grows with all parameters, apart.
+
+A decoded token against the context held in the cache: `python -m demos.mla_cost`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,8 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.benchmark import sgemm_rate  # noqa: E402
 from minideepseek import AdamW, DeepSeekV3, DeepSeekV3Config  # noqa: E402
 from minideepseek.autograd.backend import set_threads  # noqa: E402
-from minideepseek.model.generate import next_logits  # noqa: E402
 from minideepseek.model.ledger import flops_per_key, flops_per_token  # noqa: E402
 
 
@@ -99,43 +97,6 @@ def with_experts(counts: list[int], repeats: int) -> None:
         print(f"   {experts:5}   {seconds:17.3f} s   {seconds / first:15.2f}×   {update:11.4f} s")
 
 
-def with_context(contexts: list[int], repeats: int) -> None:
-    model = model_of()
-    config = model.config
-    rng, points = np.random.default_rng(2), []
-    for context in contexts:
-        cache = model.new_cache(1, context + 64)
-        for start in range(0, context, 512):
-            ids = rng.integers(0, config.vocab_size, (1, min(512, context - start)))
-            next_logits(model, ids, cache, np.array([ids.shape[1]]))
-        one = rng.integers(0, config.vocab_size, (1, 1))
-
-        def step(cache: Any = cache, one: Any = one) -> None:
-            next_logits(model, one, cache, np.array([1]))
-
-        points.append(median_time(step, 8 * repeats))
-    x, y = np.array(contexts, float), np.array(points)
-    far = x >= 1024
-    b, a = np.polyfit(x[far], y[far], 1)
-    width = config.kv_lora_rank + config.qk_rope_head_dim
-    cached = width * 4 * config.num_hidden_layers
-    flops = flops_per_key(config)["absorbed"]
-    rates = f"{cached / bandwidth():.4f} by bytes, {flops / sgemm_rate() / 1e9 * 1e6:.4f} by FLOPs"
-    print(f"\n4  a + b · T with a = {1e6 * a:.0f} µs, b = {1e6 * b:.4f} µs a token ({rates})")
-    print("   context   µs a token   a + b · T     off")
-    for t, seconds in zip(x, y, strict=True):
-        line = a + b * t
-        off = 100 * (seconds / line - 1)
-        print(f"   {t:7,.0f}   {1e6 * seconds:10.0f}   {1e6 * line:9.0f}   {off:+5.0f} %")
-
-
-def bandwidth() -> float:
-    """Bytes per µs of one thread reading and writing arrays far larger than the cache."""
-    a = np.ones(1 << 24, np.float32)
-    out = np.empty_like(a)
-    return 2 * a.nbytes / (median_time(lambda: np.add(a, 1.0, out=out), 5) * 1e6)
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
@@ -150,8 +111,6 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         with_length([64, 128, 256, 512, 1024, 2048], 8192, repeats)
     with_experts([8, 16] if options.quick else [8, 16, 32, 64, 128], repeats)
-    far = [64, 256, 1024, 2048, 4096, 8192, 16000]
-    with_context(far[:4] if options.quick else far, repeats)
 
 
 if __name__ == "__main__":
