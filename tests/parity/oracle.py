@@ -24,6 +24,7 @@ safetensors_numpy = pytest.importorskip("safetensors.numpy", reason=_HOW)
 from transformers import modeling_rope_utils  # noqa: E402
 from transformers.modeling_layers import MtpModel  # noqa: E402
 from transformers.models.deepseek_v3 import modeling_deepseek_v3  # noqa: E402
+from transformers.models.llama import modeling_llama  # noqa: E402
 
 from minideepseek.model.config import DeepSeekV3Config  # noqa: E402
 from minideepseek.model.layout import tensor_shapes  # noqa: E402
@@ -185,9 +186,9 @@ def lifted_casts() -> Iterator[None]:
 
     transformers casts RMSNorm, the router, rotary positions and the eager softmax to float32, which
     costs about 1e-7 of the largest logit. Its own code runs all the same: only the name `torch` in
-    its two modules is exchanged for one whose float32 is float64.
+    its modules is exchanged for one whose float32 is float64.
     """
     with pytest.MonkeyPatch.context() as patch:
-        for module in (modeling_deepseek_v3, modeling_rope_utils):
+        for module in (modeling_deepseek_v3, modeling_llama, modeling_rope_utils):
             patch.setattr(module, "torch", _Float64Torch("torch"))
         yield
