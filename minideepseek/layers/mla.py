@@ -1,10 +1,18 @@
 r"""Chapter 2 — Multi-head Latent Attention, with decoupled rotary positions
 
 A decoder that writes token t looks back at keys and values of all tokens before it. Kept for every
-head they are the memory bill of a server: 32,768 numbers per token and layer at V3's dimensions
-with plain multi-head attention, 4 MB per token over 61 layers in BF16. MLA keeps 576 per layer,
-70 KB per token (`minideepseek info --preset v3`), and still gives every head keys and values of its
-own.
+head they are the memory bill of a server. MLA keeps one short vector per token instead, and still
+gives every head keys and values of its own. Numbers per token and layer at V3's dimensions, and
+BF16 bytes per token over its 61 layers (chapter 1 for the first three):
+
+    MHA      n_h (d_h + d_v)    128 · 256    32,768    3,997,696    57 times MLA's
+    GQA-8      8 (d_h + d_v)      8 · 256     2,048      249,856    3.6 times MLA's
+    MQA           d_h + d_v             256      256       31,232    MLA's is 2.25 times larger
+    MLA         d_c + d_h^R        512 + 64      576       70,272
+
+MLA is not the smallest: it needs the room of a GQA with 2.25 groups. What it buys with it is that
+every head reads the vector through matrices of its own. (`minideepseek info --preset v3` counts the
+same table from the configuration.)
 
     paper      here and in the config         code below          V3
     h                                         x                   7,168 wide
@@ -29,38 +37,62 @@ the config says. The query's latent saves no cache, only activations in training
 
 Absorption
 ----------
-Head i scores a query against the latent c of a cached token by
+Read literally, eq. 10 and 11 expand every cached latent to keys and values again for every token
+that is decoded. Nothing has to be expanded. The score of head i between a query and the token s is
 
-    q·k = qᵀ (W^UK c) = (W^UKᵀ q)ᵀ c ,
+    qᵢ·kᵢ = qᵢᵀ (Wᵢ^UK cₛ) = (Wᵢ^UKᵀ qᵢ)ᵀ cₛ = q̃ᵢ·cₛ         with  q̃ᵢ = Wᵢ^UKᵀ qᵢ ,
 
-so W^UK can be moved to the query's side once per query instead of once per cached token; likewise
+a matter of where the brackets stand: q̃ᵢ does not depend on s, it is made once. The weighted sum of
+the values is linear in them, so W^UV can wait until it is done:
 
-    y = Σₛ pₛ (W^UV cₛ) = W^UV (Σₛ pₛ cₛ) .
+    yᵢ = Σₛ pᵢₛ (Wᵢ^UV cₛ) = Wᵢ^UV (Σₛ pᵢₛ cₛ) = Wᵢ^UV ỹᵢ .
 
-In this *absorbed* form all heads attend to the same keys, the latents themselves: it is MQA with
-one key of width d_c + d_h^R and one value of width d_c. The *naive* form expands k and v first.
-Both are the same function; they differ in cost. Per head and cached token, T queries cost
+In this *absorbed* form all heads attend to the latents themselves: it is MQA with one key of width
+d_c + d_h^R and one value of width d_c. The *naive* form expands first. They are one function, as
+`attend_naive` and `attend_absorbed` below are side by side; multiplications per head:
 
-    naive       d_c (d_h + d_v)  once to expand,  + T (d_h + d_h^R + d_v)  to attend
-    absorbed    T (2 d_c + d_h^R)
+                          naive                              absorbed                        V3
+    for each query        –                                  d_c (d_h + d_v)            131,072
+    for each key          d_c (d_h + d_v)                    –                          131,072
+    for each pair         (d_h + d_h^R) + d_v                (d_c + d_h^R) + d_c    320 | 1,088
 
-multiplications: a decoded token (T = 1) wants the absorbed form, training and long prompts the
-naive one. `absorbed_is_cheaper` compares just these two lines.
+A decoded token is one query against the whole cache: absorbed costs 1,088 a key, and re-expanding
+131,392. In training every token is a query and a key once, the first two lines are equal, and the
+third favours the naive form. Between the two, T new tokens against a long cache are cheaper
+absorbed while 1,088 T < 131,072 + 320 T, up to T = 170: `absorbed_is_cheaper`. (The cost of a
+decoded token against the context, measured: `python -m demos.mla_cost`.)
+
+V2 lets W^UK vanish into W^UQ, and W^UV into W^O. Here they stay: Wᵢ^UKᵀ Wᵢ^UQ would have 512 ·
+1,536 entries for each head, three times as many as its two factors, so that two thin products one
+after the other are cheaper than the wide one; and nothing has to be kept in step when weights
+change.
 
 Why positions are decoupled
 ---------------------------
-Rotating keys would put a rotation between q and W^UK: qᵀ R(s − t) W^UK c. The matrix in the middle
-changes with every distance and cannot be moved to the query's side once; every decoded token would
-have to expand all keys anew. So the rotation gets channels of its own, from a query part per head
-and one key that all heads share, made from h itself and not from the latent:
+Let keys and queries be rotated, as elsewhere, with the angle of their positions (rope.py):
+
+    qᵢ·kᵢ = (R(t) qᵢ)ᵀ (R(s) Wᵢ^UK cₛ) = qᵢᵀ R(s − t) Wᵢ^UK cₛ = (Wᵢ^UKᵀ R(t − s) qᵢ)ᵀ cₛ .
+
+The bracket now holds s: there is one q̃ᵢ for each distance, and making it costs what expanding the
+key would. Nor can the cache take the rotation over. R(s) turns channels that W^UK has mixed before,
+and no matrix A(s) on the latent does the same, Wᵢ^UK A(s) = R(s) Wᵢ^UK for all i: one latent serves
+128 different Wᵢ^UK. What remains is to keep the rotated keys of all heads, which is MHA's cache, or
+to expand all latents again at every token, which is the naive form.
+
+So the rotation gets channels of its own: a query part per head, and one key that all heads share.
+It is made from h itself, rotated once, and kept beside the latent; W^UK does not touch it.
 
     q^R = RoPE(W^QR c^Q),   k^R = RoPE(W^KR h)                      (V2 eq. 14–15)
     qᵢ = [qᵢ^C ; qᵢ^R],     kᵢ = [kᵢ^C ; k^R]                       (V2 eq. 16–17)
     yᵢ(t) = Σ_{s≤t} softmax_s( qᵢ(t)·kᵢ(s) / √(d_h + d_h^R) ) vᵢ^C(s) ,  then W^O  (V2 eq. 18–19)
 
-Here i is the head, t and s are tokens. One softmax over the sum of both parts, with one scale
-(under YaRN it is larger by a factor, see rope.py). The cache holds [c^KV after its norm | k^R
-after its rotation] and nothing else.
+One softmax over the sum of both parts, qᵢ^C·kᵢ^C + qᵢ^R·k^R = q̃ᵢ·cₛ + qᵢ^R·k^R, with one scale. It
+is d_h^R = 64 numbers more a token and nothing more a head. The cache holds [c^KV after its norm |
+k^R after its rotation] and nothing else.
+
+For longer contexts YaRN changes the rotation and the scale, nothing else: some channels turn more
+slowly, and the scale becomes m² / √(d_h + d_h^R). rope.py has both of its rules for m; what it does
+for a model that has read 128 tokens at a time is measured by `python -m demos.long_context`.
 
 Two classes: `MultiHeadLatentAttention` is the core without positions; `DeepSeekAttention` adds the
 decoupled rotary part and is what the model uses.
@@ -75,6 +107,9 @@ Tensor(shape=(2, 5, 32), float32, cpu, from linear)
 >>> _ = attention(x, cache)
 >>> cache.data.shape                      # kv_lora_rank + qk_rope_head_dim = 16 + 8 per token
 (2, 8, 24)
+>>> naive, absorbed = (attention(x, absorbed=form).data for form in (False, True))
+>>> bool(abs(naive - absorbed).max() < 1e-6 * abs(naive).max())     # one function
+True
 
 Without a config, the fields themselves:
 
@@ -150,8 +185,8 @@ class MultiHeadLatentAttention(Module):
         cache: tokens seen earlier, which x continues; x's are appended. counts: a host array (B,),
         how many of the T tokens of each row are real (padding is on the right). segment_ids: an
         integer array (B, T), tokens of different segments do not see each other (not with a cache).
-        absorbed: the form; None takes the cheaper. InputError for a position beyond
-        max_position_embeddings and for a cache of another batch size or dtype.
+        absorbed: the form; None takes the cheaper. InputError for a position, or a cached
+        token, beyond max_position_embeddings and for a cache of another batch size or dtype.
         """
         if cache is not None and segment_ids is not None:
             raise InputError("segment_ids: not with a cache, which knows no segments of its tokens")
@@ -220,8 +255,8 @@ class MultiHeadLatentAttention(Module):
 class DeepSeekAttention(MultiHeadLatentAttention):
     """MLA as DeepSeek-V3 has it: the core plus the decoupled rotary part.
 
-    config, rng: as above, with four fields more. rotary: the model's table of angles, shared by its
-    layers; made here if left out.
+    config, rng: as the core's, with four fields more. rotary: the model's table of angles, shared
+    by its layers; made here if left out.
     """
 
     fields = MultiHeadLatentAttention.fields | {
@@ -245,6 +280,7 @@ class DeepSeekAttention(MultiHeadLatentAttention):
         self.rotary = rotary or RotaryEmbedding(config)
 
     def project(self, x: Tensor, offsets: int | Array) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The core's queries and latents, and the key of all heads (B, T, 1, dr); both rotated."""
         cos, sin = self.rotary.tables(offsets, x.shape[1], x.data)
         interleaved = self.rotary.interleaved
         q = ops.rope(self.queries(x), cos, sin, interleaved=interleaved)  # its last dr channels

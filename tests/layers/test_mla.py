@@ -1,6 +1,7 @@
 """Multi-head latent attention: both forms, positions, causality, and what it is a case of."""
 
 import itertools
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from minideepseek.autograd.engine import Parameter, Tensor, no_grad, watch
 from minideepseek.autograd.gradcheck import gradcheck
 from minideepseek.errors import InputError
+from minideepseek.layers import mla
 from minideepseek.layers.mla import DeepSeekAttention, MultiHeadLatentAttention
 from minideepseek.layers.module import Init
 from minideepseek.model.config import DeepSeekV3Config
+from minideepseek.model.ledger import cache_elements
 from tests.layers import plain
 from tests.layers.common import forget, gradients, layer, normal, relative, seeds
 from tests.strategies import configs
@@ -170,6 +173,27 @@ def test_the_cheaper_form_by_counting_products():
     assert [t for t in range(1, 400) if module.absorbed_is_cheaper(t)] == list(range(1, 171))
     small = attention(NANO)  # 40 t < 256 + 24 t
     assert [t for t in range(1, 40) if small.absorbed_is_cheaper(t)] == list(range(1, 16))
+
+
+def test_the_table_of_the_chapter_is_the_ledgers():
+    """57 times less than MHA, 2.25 times more than MQA; BF16, 61 layers."""
+    numbers = cache_elements(DeepSeekV3Config.preset("v3"))
+    for kind in ("MHA", "GQA-8", "MQA", "MLA"):
+        row = rf"^    {kind} .* {numbers[kind]:,} +{2 * 61 * numbers[kind]:,}( |$)"
+        assert re.search(row, mla.__doc__, re.M), kind
+    assert numbers["MLA"] / numbers["MQA"] == 2.25
+    assert round(numbers["MHA"] / numbers["MLA"]) == 57
+
+
+def test_a_rotation_passes_the_up_projection_of_one_head_and_not_of_all():
+    """W A = R W can be solved for one head, since dn ≤ r; not for heads that share the latent."""
+    heads, dn, r, rng = 4, 8, 16, np.random.default_rng(0)
+    turn = np.kron(np.eye(dn // 2), [[np.cos(1), -np.sin(1)], [np.sin(1), np.cos(1)]])
+    w = rng.standard_normal((heads, dn, r))
+    for count in (1, heads):
+        stack, turned = w[:count].reshape(-1, r), (turn @ w[:count]).reshape(-1, r)
+        a = np.linalg.lstsq(stack, turned, rcond=None)[0]
+        assert (relative(stack @ a, turned) < 1e-10) == (count == 1)
 
 
 def test_decoding_takes_the_cheaper_form_and_training_the_naive_one():
