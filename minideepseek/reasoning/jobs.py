@@ -67,6 +67,11 @@ def load_reasoner(directory: Path, task: Task, device: str = "cpu") -> DeepSeekV
     model, words = from_pretrained(directory), load_tokenizer(directory)
     if getattr(words, "tokens", None) != task.tokenizer.tokens:
         raise CheckpointError(f"{directory}: its words are not those of the task {task.name}")
+    if model.config.vocab_size != task.tokenizer.vocab_size:
+        raise CheckpointError(
+            f"{directory}: its model knows {model.config.vocab_size} tokens, its tokenizer "
+            f"{task.tokenizer.vocab_size}"
+        )
     return without_mtp(model.to(device))
 
 

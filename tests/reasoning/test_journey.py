@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +32,13 @@ EVALUATED = ["base", "cold start", "grpo", "grpo, τ = 0.6", "control"]
 
 @pytest.fixture(scope="module")
 def memory():
-    """A folder in memory where possible: a run syncs a hundred times."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=memory) as name:
+    with small.memory() as name:
         yield Path(name)
 
 
 @pytest.fixture
-def folder(memory):
-    with tempfile.TemporaryDirectory(dir=memory) as name:
+def folder():
+    with small.memory() as name:
         yield Path(name)
 
 
