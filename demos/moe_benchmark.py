@@ -8,9 +8,9 @@ r"""StandardMoE against DeepSeekMoE at equal budget, and what many experts cost.
 
     dense                    one MLP of width 256
     StandardMoE              2 of 8 of width 128, gates of the softmax over all, loss α = 1e-2
-    StandardMoE, Mixtral     softmax over the two chosen
-    DeepSeekMoE, same loss   7 of 31 of width 32, one shared (`segment`, m = 4), loss α = 1e-2
-    DeepSeekMoE              the same, balanced by the bias, γ = 1e-2
+    Mixtral's gate           the same, softmax over the two chosen
+    DeepSeekMoE loss         7 of 31 of width 32, one shared (`segment`, m = 4), loss α = 1e-2
+    DeepSeekMoE bias         the same, balanced by the bias, γ = 1e-2
 
    Trained for the same steps on the same batches: bits per byte of the held-out text, balance, and
    microseconds per trained token of the whole model.
@@ -80,8 +80,8 @@ from minideepseek.training.page import page  # noqa: E402
 
 EXPERTS, USED, CUT = 8, 2, 4  # of StandardMoE, and into how many each is cut for DeepSeekMoE
 ALPHA, GAMMA = 1e-2, 1e-2
-STANDARD, FINE = "StandardMoE", "DeepSeekMoE"
-KINDS = ("dense", STANDARD, "StandardMoE, Mixtral", "DeepSeekMoE, same loss", FINE)
+STANDARD, FINE = "StandardMoE", "DeepSeekMoE bias"
+KINDS = ("dense", STANDARD, "Mixtral's gate", "DeepSeekMoE loss", FINE)
 COLUMNS = {  # heading: (key, digits)
     "bits per byte": ("bits_per_byte", 3),
     "MaxVio": ("max_vio", 2),
@@ -106,10 +106,10 @@ def make_layer(kind: str, hidden: int, width: int, init: Init) -> Module:
     """The layer, its experts cut from EXPERTS experts of `width`."""
     if kind == "dense":
         return MLP(hidden, USED * width, init)
-    if kind.startswith(FINE):
+    if kind.startswith("DeepSeekMoE"):
         fields = segment(EXPERTS, USED, width, m=CUT, shared=1)
         return DeepSeekMoE(None, init, hidden_size=hidden, **fields)
-    gates = softmax_of_top if kind.endswith("Mixtral") else top_of_softmax
+    gates = softmax_of_top if kind.startswith("Mixtral") else top_of_softmax
     return Replaceable(
         None, init, gates, hidden_size=hidden, n_routed_experts=EXPERTS,
         num_experts_per_tok=USED, moe_intermediate_size=width,
@@ -218,9 +218,9 @@ def findings(seeds: list[dict[str, Any]], grown: list[dict[str, float]]) -> list
     slower = np.mean([seed[FINE]["alone"] / seed[STANDARD]["alone"] for seed in seeds])
     return [
         compare("more parameters for the same work help", STANDARD, "dense"),
-        compare("fine-grained and shared experts help", "DeepSeekMoE, same loss", STANDARD),
-        compare("the bias costs less than the loss", FINE, "DeepSeekMoE, same loss"),
-        compare("Mixtral's gate helps", "StandardMoE, Mixtral", STANDARD),
+        compare("fine-grained and shared experts help", "DeepSeekMoE loss", STANDARD),
+        compare("the bias costs less than the loss", FINE, "DeepSeekMoE loss"),
+        compare("Mixtral's gate helps", "Mixtral's gate", STANDARD),
         f"one DeepSeekMoE layer alone takes {slower:.2f} times StandardMoE's time.",
         f"from {grown[0]['experts']} to {grown[-1]['experts']} experts forward and backward stay "
         f"within 1.5 times: {'yes' if ratio <= 1.5 else 'NO'} ({ratio:.2f}; AdamW {adamw:.1f}).",
