@@ -146,14 +146,20 @@ COLUMNS = {  # heading: (key, digits)
 Results = list[dict[str, dict[str, Any]]]  # by seed, by arm
 
 
-def run_arm(arm: Arm, text: Text, scale: Scale, seed: int) -> dict[str, Any]:
-    """Train and judge one model: its measures, and "curve" with one row a step."""
+def make_model(arm: Arm, seed: int) -> DeepSeekV3:
+    """The small model with the arm's routers; the same weights in every arm."""
     model = DeepSeekV3(small_config(**arm.changes), np.random.default_rng(seed))
     for layer in model.model.layers[model.config.first_k_dense_replace :]:
         assert isinstance(layer.mlp, DeepSeekMoE)
         gate = arm.router(model.config, Init(None, 0.0))
-        gate.weight = layer.mlp.gate.weight  # the same weights in every arm
+        gate.weight = layer.mlp.gate.weight
         layer.mlp.gate = gate
+    return model
+
+
+def run_arm(arm: Arm, text: Text, scale: Scale, seed: int) -> dict[str, Any]:
+    """Train and judge one model: its measures, and "curve" with one row a step."""
+    model = make_model(arm, seed)
 
     def extra(routing: Routing) -> Tensor:
         s = routing.scores

@@ -10,6 +10,7 @@ from demos.moe_balance import ARMS, BottomRouter, LeakyRouter
 from minideepseek.autograd.engine import Tensor
 from minideepseek.layers.module import Init
 from minideepseek.layers.moe import Router, gate_weights
+from minideepseek.model.transformer import DeepSeekV3
 from tests.layers.common import normal, scramble
 
 CONFIG = moe_lab.small_config()
@@ -34,6 +35,16 @@ def test_the_two_mistakes_are_what_they_say():
     assert np.abs(gates[0] - gates[1]).max() > 0.05
 
 
+def test_every_arm_begins_with_the_same_weights():
+    first = moe_balance.make_model(ARMS["nothing"], 5).state_dict()
+    assert first["model.layers.2.mlp.gate.weight"].std() > 0.01
+    for name, arm in ARMS.items():
+        model = moe_balance.make_model(arm, 5)
+        assert all(type(router) is arm.router for router in model.routers), name
+        for key, array in model.state_dict().items():
+            assert np.array_equal(array, first[key]), (name, key)
+
+
 def test_the_ways_of_moving_a_bias():
 
     def moved_by(name, counts, *shares):
@@ -54,21 +65,26 @@ def test_the_ways_of_moving_a_bias():
 
 
 def test_measures_of_known_loads():
-    assert moe_lab.worst([[2, 2, 2, 2], [0, 1, 3, 4]]) == {"max_vio": 1.0, "least": 0.0, "dead": 1}
+    assert moe_lab.worst([[2, 2, 2, 2], [1, 1, 2, 4]]) == {"max_vio": 1.0, "least": 0.5, "dead": 0}
+    assert moe_lab.worst([[0, 4], [0, 4]]) == {"max_vio": 1.0, "least": 0.0, "dead": 2}
     assert moe_lab.worst([]) == {"max_vio": 0.0, "least": 1.0, "dead": 0}
     assert moe_lab.information(np.diag([5, 5, 5, 5])) == pytest.approx(2.0)
     assert moe_lab.information(np.ones((3, 4))) == pytest.approx(0.0)
 
 
 def test_every_held_out_token_is_judged_once_with_all_its_choices():
-    from minideepseek.model.transformer import DeepSeekV3
-
     tokens = np.random.default_rng(0).integers(97, 123, 300).astype(np.uint16)
     model = DeepSeekV3(CONFIG, np.random.default_rng(0))
     found = moe_lab.judge(model, moe_lab.Text(tokens, tokens), moe_lab.Scale(length=32))
     table = np.array(found["table"])
-    read = np.roll(tokens, 1)  # each token is told by the one before it
-    assert table.sum(1).tolist() == (4 * np.bincount(read, minlength=264)).tolist()
+    assert table.sum(1).tolist() == (4 * np.bincount(tokens, minlength=264)).tolist()
+    one = tokens[:20]  # a single window, whose first token is told by the last one
+    table = np.array(moe_lab.judge(model, moe_lab.Text(one, one), moe_lab.Scale())["table"])
+    read = np.roll(one, 1).astype(np.int64)
+    routing = model.hidden(read[None])[1][-1]
+    for byte, chosen in zip(read, routing.indices, strict=True):
+        table[byte, chosen] -= 1
+    assert not table.any()
     assert found["bits_per_byte"] == pytest.approx(8.04, abs=0.1)  # of 264, untrained
 
 
@@ -119,7 +135,8 @@ def test_the_map_has_a_cell_for_every_byte_and_expert():
     table = np.zeros((264, 3), int)
     table[ord("a")], table[ord("<")], table[10] = [9, 0, 0], [0, 0, 5], [2, 2, 2]
     html = moe_lab.byte_map("a < b", table, most=3)
-    assert html.count("<path") == 9 and "a &lt; b" in html and ">&lt;<" in html and ">↵<" in html
+    assert html.count("<path") == 9 and ">&lt;<" in html and ">↵<" in html
+    assert html.count("a &lt; b") == 2 and "a < b" not in html
     assert html.count('class="h0"') == 4 and html.count('class="h4"') == 3
 
 
