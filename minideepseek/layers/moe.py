@@ -34,7 +34,9 @@ which has no gradient: after each optimiser step, with nᵢ (`counts`) the token
     bᵢ ← bᵢ + γ sign(mean(n) − nᵢ) .
 
 An expert with too few tokens becomes a little easier to choose. The update uses the finished step's
-counts, from the next batch on; within a batch it would leak the future. A tiny sequence-wise loss
+counts, from the next batch on; within a batch it would leak the future. V3's γ = 0.001 suits its
+millions of steps; biases must come 0.5 to 0.75 apart to balance a router, so that a run of a few
+hundred steps needs γ · steps ≥ 4 (demos/moe_balance.py: γ, the two losses, two mistakes). A tiny sequence-wise loss
 remains as a safeguard against extremes within one text (V3 §2.1.2, α = 1e-4):
 
     L = α Σᵢ fᵢ Pᵢ ,   fᵢ = N_r / (K_r T) Σₜ 1[i ∈ Topk(sₜ)] ,   Pᵢ = mean_t s′ᵢₜ ,   s′ = s / Σ s
