@@ -36,8 +36,8 @@ which has no gradient: after each optimiser step, with nᵢ (`counts`) the token
 An expert with too few tokens becomes a little easier to choose. The update uses the finished step's
 counts, from the next batch on; within a batch it would leak the future. V3's γ = 0.001 suits its
 millions of steps; biases must come 0.5 to 0.75 apart to balance a router, so that a run of a few
-hundred steps needs γ · steps ≥ 4 (demos/moe_balance.py: γ, the two losses, two mistakes). A tiny sequence-wise loss
-remains as a safeguard against extremes within one text (V3 §2.1.2, α = 1e-4):
+hundred steps needs γ · steps ≥ 4 (demos/moe_balance.py: γ, the two losses, two mistakes). A tiny
+sequence-wise loss remains as a safeguard against extremes within one text (V3 §2.1.2, α = 1e-4):
 
     L = α Σᵢ fᵢ Pᵢ ,   fᵢ = N_r / (K_r T) Σₜ 1[i ∈ Topk(sₜ)] ,   Pᵢ = mean_t s′ᵢₜ ,   s′ = s / Σ s
 
@@ -57,7 +57,7 @@ What to watch: MaxVio = max load / mean load − 1 per layer, and experts that r
 Tensor(shape=(2, 5, 32), float32, cpu, from add)
 >>> routing.counts                       # 2 · 5 tokens, two experts each
 [3, 2, 0, 1, 4, 3, 3, 4]
->>> round(max_violation(routing.counts), 6)        # the busiest expert has 1.6 times its share
+>>> round(max_violation(routing.counts), 6)      # the busiest expert has 1.6 times its share
 0.6
 >>> update_bias(moe.gate.e_score_correction_bias, routing.counts, 0.01)
 
