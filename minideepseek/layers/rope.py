@@ -32,6 +32,10 @@ places for it, and configurations name them confusingly:
 V3 sets both to 1: the first is 1 and everything is in the second, 192^−½ · 1.369² = 0.1352. A file
 with neither, or with `mscale` alone, means m(1) on cos and sin.
 
+All of it needs no training; a short one at the new length recovers what the change of angles costs
+(V3: two phases of 1,000 steps, to 32K and to 128K). What it is worth, position by position, for a
+model that has read 128 tokens at a time: `python -m demos.long_context`.
+
 >>> from minideepseek.model.config import DeepSeekV3Config
 >>> config = DeepSeekV3Config.preset("v3")
 >>> slowed = [f / g for f, g in zip(_plain(64, 10000), inverse_frequencies(config))]
