@@ -237,7 +237,9 @@ def picture(seeds: list[Study], said: list[str], facts: str) -> str:
     body = [[escape(cell) for cell in row] for row in body]
     html = f"<p>{escape(facts)}</p>{chart}<p>Means of {wide} positions, of the first seed; "
     html += "later: trained on.</p>"
-    html += table(head[1:], body) + f"<h2>What it shows</h2><p>{escape(said[0])}</p><ul>"
+    for part in (slice(1, 4), slice(4, None)):  # two tables, for the width of a phone
+        html += table(head[part], [[row[0], *row[part]] for row in body]) + "<p></p>"
+    html += f"<h2>What it shows</h2><p>{escape(said[0])}</p><ul>"
     html += "".join(f"<li>{escape(sentence)}</li>" for sentence in said[1:]) + "</ul>"
     return page("From 128 tokens to 512", html)
 

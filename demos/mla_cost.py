@@ -68,10 +68,13 @@ def tables(found: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]
     ]  # fmt: skip
     lines = [
         [kind, f"{1e6 * k['a']:,.0f}", f"{1e6 * k['b']:.4f}", f"{100 * k['off']:.0f} %",
-         f"{1e6 * k['b_by_flops']:.4f}", f"{1e6 * k['b_by_bytes']:.4f}",
-         f"{k['flops_per_key']:,.0f}", f"{k['bytes_per_key']:,.0f}"]
+         f"{1e6 * k['b_by_flops']:.4f}", f"{1e6 * k['b_by_bytes']:.4f}"]
         for kind, k in kinds.items()
     ]  # fmt: skip
+    counted = [
+        [kind, f"{k['cached']:,}", f"{k['flops_per_key']:,.0f}", f"{k['bytes_per_key']:,.0f}"]
+        for kind, k in kinds.items()
+    ]
     inside = [[f"{name}", f"{1e6 * s:.4f}"] for name, s in found["parts"].items()]
     rest = fast["b"] - sum(found["parts"].values())
     inside += [["the rest", f"{1e6 * rest:.4f}"], ["b, measured", f"{1e6 * fast['b']:.4f}"]]
@@ -82,8 +85,12 @@ def tables(found: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]
         ),
         "A decoded token, µs": (["context", *KINDS, "re-expanded / absorbed"], token),
         f"a + b·T from {FITTED:,} tokens on, µs": (
-            ["kind", "a", "b", "off at most", "b by FLOPs", "b by bytes", "FLOPs/T", "bytes/T"],
+            ["kind", "a", "b", "off at most", "b by FLOPs", "b by bytes"],
             lines,
+        ),
+        "What one more token of context adds to a decoded token, four layers": (
+            ["kind", "cached in a layer", "FLOPs", "bytes touched"],
+            counted,
         ),
         "b of the absorbed form, µs": (["part", "µs per token of context"], inside),
     }
