@@ -44,8 +44,8 @@ Grouped-query attention (GQA)
 -----------------------------
 n_g keys and values, each for the n_h / n_g heads of one group (Ainslie et al. 2023); head i belongs
 to group ⌊i n_g / n_h⌋. One group is MQA, n_h groups are MHA, and the code is the same. A trained
-MHA becomes a GQA by averaging the key and value heads of each group and training on for 5 % of the
-original steps; that paper finds quality close to MHA at nearly the speed of MQA.
+MHA becomes a GQA by averaging the key and value heads of each group and training on, for 5 % of the
+original compute; that paper finds quality close to MHA at nearly the speed of MQA.
 
     kind      kept per token and layer    at V3's dimensions     61 layers, BF16     FLOPs a byte
     MHA       2 n_h d_h                   32,768 numbers          3,997,696 bytes               1

@@ -414,6 +414,7 @@ def test_a_cache_of_another_kind_is_refused(other):
 def test_a_cache_past_its_limit_is_refused():
     module = make(SIZES)
     cache = module.new_cache(1, 8)
+    assert cache.limit == 4096  # max_position_embeddings
     cache.limit = 5
     run(module, normal(0, 1, 4, 12), cache)
     with pytest.raises(InputError, match="^cache: 6 tokens asked for, its limit is 5$"):
