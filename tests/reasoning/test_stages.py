@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -228,5 +229,16 @@ def test_the_hash_is_of_every_weight_and_buffer(device):
     state[one][...], state[two][...] = 1.5, 2.5
     mixed = weights_hash(model)
     state[one][...], state[two][...] = 2.5, 1.5
-    assert weights_hash(model) != mixed  # by name, not as one heap of numbers
+    assert weights_hash(model) != mixed
     assert weights_hash(without_mtp(model)) != weights_hash(model)
+
+
+def test_the_hash_is_of_arrays_by_name_not_of_one_heap_of_numbers():
+    heap = np.arange(3, dtype=np.float32)
+    found = {
+        weights_hash(SimpleNamespace(state_dict=lambda arrays=arrays: arrays))
+        for arrays in (
+            {"a": heap}, {"b": heap}, {"a": heap[:1], "b": heap[1:]}, {"a": heap[:2], "b": heap[2:]}
+        )
+    }  # fmt: skip
+    assert len(found) == 4
