@@ -45,6 +45,16 @@ def test_every_arm_begins_with_the_same_weights():
             assert np.array_equal(array, first[key]), (name, key)
 
 
+def test_a_constant_in_all_biases_changes_the_outputs_of_one_mistake_alone():
+    tokens = np.random.default_rng(0).integers(97, 123, 200).astype(np.uint16)
+    text, cost = moe_lab.Text(tokens, tokens), {}
+    for name in ("bias, 1e-2", "two groups of 4", "bottom k", "bias in the gate"):
+        model = scramble(moe_balance.make_model(ARMS[name], 1), 2)
+        cost[name] = abs(moe_balance.shifted(model, text, moe_lab.Scale()))
+    assert cost.pop("bias in the gate") > 1e-5
+    assert max(cost.values()) < 1e-12
+
+
 def test_the_ways_of_moving_a_bias():
 
     def moved_by(name, counts, *shares):
@@ -89,20 +99,23 @@ def test_every_held_out_token_is_judged_once_with_all_its_choices():
 
 
 def row(bits, vio=0.1, dead=0, least=0.9, **more):
-    measures = {"max_vio": vio, "dead": dead, "least": least, "range": 0.5, "bits": 1.0}
+    measures = {"max_vio": vio, "dead": dead, "least": least, "range": 0.5, "bits": 1.0,
+                "shifted": 0.0}  # fmt: skip
     return {"bits_per_byte": bits, **measures, **more}
 
 
 def test_sentences_of_balance_say_no_where_a_claim_does_not_hold():
     good = {name: row(3.0) for name in ARMS} | {
         "nothing": row(3.1, 3.0, 5), "bias, 1e-3": row(3.1, 1.0), "bottom k": row(3.2, 3.0, 9),
-        "bias in the gate": row(3.2),
+        "bias in the gate": row(3.2, shifted=0.3),
     }  # fmt: skip
     said = moe_balance.findings([good, good])
     assert all(": yes (" in said[i] for i in (0, 1, 2, 3, 6, 7)), said
+    assert "shows it: yes (" in said[6] and "quality: yes (" in said[7]
     bad = {name: row(3.0) for name in ARMS} | {"bias, 1e-2": row(3.1, 0.3)}
     said = moe_balance.findings([bad, bad])
     assert all(": NO (" in said[i] for i in (0, 1, 2, 3, 6, 7)), said
+    assert "shows it: NO (" in said[6] and "quality: NO (" in said[7]
     assert "+0.100, +0.100; against 1e-3: +0.100" in said[2]
     assert ": not in every seed (" in moe_balance.findings([good, bad])[1]
 
