@@ -239,7 +239,7 @@ def findings(seeds: Results) -> list[str]:
         f"{answer(bottom[0] > 0)} (bits per byte against the right order: {bottom[1]}).",
         f"the bias in the gates changes outputs: {answer(np.abs(of(LEAK, 'shifted')) > 1e-5)} (0.5 "
         f"added to all biases, which changes no choice, moves bits per byte by "
-        f"{show(LEAK, 'shifted', 3)}, and by {show(BIAS, 'shifted', 3)} where it stays outside); "
+        f"{show(LEAK, 'shifted', 5)}, and by {show(BIAS, 'shifted', 5)} where it stays outside); "
         f"it costs quality: {answer(leak[0] > 0)} (bits per byte: {leak[1]}); MaxVio "
         f"{show(LEAK, 'max_vio')} against {show(BIAS, 'max_vio')}.",
     ]
