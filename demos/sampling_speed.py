@@ -9,7 +9,7 @@ task's 84 tokens, at temperature 1.
    of PyTorch, by transformers' `generate` and by its bare forward in a loop that stops when all
    rows have ended (float32, eager, a batch that keeps its rows, --threads of them; ours uses one).
    Sides take turns, the median counts. Each draws answers of its own, about equally long: a rate
-   is tokens of answers, their end tokens included, per second.
+   is tokens of answers, their end tokens included, per second. Seconds of CPU are of all threads.
 2  the time of a rollout by part: the model; the distribution, on the host; the draw from it
 3  the share of a GRPO step that is sampling, its answers growing longer meanwhile: medians of the
    recipe's steps, the first left out
@@ -111,15 +111,16 @@ def answer_tokens(ids: np.ndarray, end: int) -> int:
     return int(((ids == end).cumsum(1) - (ids == end) == 0).sum())
 
 
-def race(works: dict[str, Work], repeats: int) -> dict[str, tuple[float, float]]:
-    """Median tokens per second and median seconds of each; they take turns, a first round warms."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
+def race(works: dict[str, Work], repeats: int) -> dict[str, tuple[float, ...]]:
+    """Medians of each: tokens per second, seconds, seconds of CPU; they take turns, a first round
+    warms."""
+    found: dict[str, list[tuple[float, ...]]] = {name: [] for name in works}
     for _ in range(repeats + 1):
         for name, work in works.items():
-            began = time.perf_counter()
+            began, busy = time.perf_counter(), time.process_time()
             tokens = work()
-            seconds = time.perf_counter() - began
-            found[name].append((tokens / seconds, seconds))
+            seconds, cpu = time.perf_counter() - began, time.process_time() - busy
+            found[name].append((tokens / seconds, seconds, cpu))
     columns = {name: zip(*measured[1:], strict=True) for name, measured in found.items()}
     return {name: tuple(map(statistics.median, both)) for name, both in columns.items()}
 
@@ -185,10 +186,13 @@ def main(arguments: list[str] | None = None) -> None:
     except ImportError:
         print("torch or transformers is not installed: our side alone")
     answers = f"{plan.prompts_per_step} × {plan.group_size} answers"
-    print(f"1  {answers:20}   tokens/s   seconds   ours is")
+    print(f"1  {answers:20}   tokens/s   seconds    of CPU   ours is")
     rates = race(works, repeats)
-    for name, (rate, seconds) in rates.items():
-        print(f"   {name:20} {rate:10,.0f} {seconds:9.3f} {rates['ours'][0] / rate:8.2f}×")
+    for name, (rate, seconds, cpu) in rates.items():
+        ratio = rates["ours"][0] / rate
+        print(f"   {name:20} {rate:10,.0f} {seconds:9.3f} {cpu:9.3f} {ratio:8.2f}×")
+    if any(cpu < 0.8 * seconds for _, seconds, cpu in rates.values()):
+        print("   others are using this machine: seconds exceed those of CPU, and no ratio counts")
     shares = (f"{name} {share:.0%}" for name, share in parts(ours, repeats).items())
     print(f"2  a rollout's time: {', '.join(shares)}")
     sampling, training = of_a_step(model, recipe)

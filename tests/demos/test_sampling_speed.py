@@ -47,8 +47,10 @@ def test_where_nobody_leaves_the_batch_keeps_its_rows(monkeypatch):
 
 def test_the_first_round_of_a_race_does_not_count(monkeypatch):
     clock = iter([0.0, 9.0, 9.0, 9.5, 10.0, 12.0])
+    busy = iter([0.0, 9.0, 9.0, 9.25, 9.25, 10.0])
     monkeypatch.setattr(sampling_speed.time, "perf_counter", lambda: next(clock))
-    assert race({"one": lambda: 10}, repeats=2) == {"one": ((20 + 5) / 2, 1.25)}
+    monkeypatch.setattr(sampling_speed.time, "process_time", lambda: next(busy))
+    assert race({"one": lambda: 10}, repeats=2) == {"one": ((20 + 5) / 2, 1.25, 0.5)}
 
 
 def test_functions_are_timed_and_put_back():
@@ -58,11 +60,22 @@ def test_functions_are_timed_and_put_back():
     assert spent["draw_tokens"] > 0 and sampler.draw_tokens is before
 
 
+@pytest.mark.parametrize(("cpu", "busy"), [(0.9, False), (0.5, True)])
+def test_a_busy_machine_is_told(monkeypatch, capsys, cpu, busy):
+    monkeypatch.setattr(sampling_speed, "race", lambda works, repeats: {"ours": (10.0, 1.0, cpu)})
+    monkeypatch.setattr(sampling_speed, "parts", lambda work, repeats: {})
+    monkeypatch.setattr(sampling_speed, "of_a_step", lambda model, plan: (1.0, 3.0))
+    monkeypatch.setattr(sampling_speed, "their_works", lambda model, plan, threads: {})
+    sampling_speed.main(["--threads", "1"])
+    out = capsys.readouterr().out
+    assert ("no ratio counts" in out) == busy and "25% sampling" in out
+
+
 @pytest.mark.slow
 def test_it_runs_and_its_shares_are_of_a_whole(capsys):
     sampling_speed.main(["--quick", "--threads", "1"])
     out = capsys.readouterr().out
-    assert re.search(r"^   ours +[\d,]+ +[\d.]+ +1\.00×$", out, re.M)
+    assert re.search(r"^   ours +[\d,]+ +[\d.]+ +[\d.]+ +1\.00×$", out, re.M)
     shares = re.search(r"model (\d+)%, the distribution (\d+)%, the draw (\d+)%", out).groups()
     assert 98 <= sum(map(int, shares)) <= 102
     assert re.search(r"^3  a step of 8 answers: .* \d+% sampling$", out, re.M)
