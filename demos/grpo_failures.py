@@ -229,10 +229,10 @@ def length_bias(lab: Lab) -> str:
 
 
 def k1_penalty(lab: Lab) -> str:
-    """β = 0.2 on three estimators of the same KL, against none."""
+    """β = 1 on three estimators of the same KL, against none."""
     ends = {"none": lab.healthy()[-1]}
     for kl in ("k1", "k3", "unbiased"):
-        rows = lab.run(f"β = 0.2 on {kl}", lab.model, Countdown(), kl_coef=0.2, kl=kl)
+        rows = lab.run(f"β = 1 on {kl}", lab.model, Countdown(), kl_coef=1.0, kl=kl)
         ends[kl] = rows[-1]
     facts = "; ".join(f"{kl} {row['KL']:.3f}, {percent(row['solved'])}" for kl, row in ends.items())
     kls = {name: row["KL"] for name, row in ends.items()}
