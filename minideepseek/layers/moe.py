@@ -34,16 +34,19 @@ which has no gradient: after each optimiser step, with nᵢ (`counts`) the token
     bᵢ ← bᵢ + γ sign(mean(n) − nᵢ) .
 
 An expert with too few tokens becomes a little easier to choose. The update uses the finished step's
-counts, from the next batch on; within a batch it would leak the future. V3's γ = 0.001 suits its
-millions of steps; biases must come 0.5 to 0.75 apart to balance a router, so that a run of a few
-hundred steps needs γ · steps ≥ 4 (demos/moe_balance.py: γ, the two losses, two mistakes). A tiny
-sequence-wise loss remains as a safeguard against extremes within one text (V3 §2.1.2, α = 1e-4):
+counts, from the next batch on; within a batch it would leak the future. A tiny sequence-wise loss
+remains as a safeguard against extremes within one text (V3 §2.1.2, α = 1e-4):
 
     L = α Σᵢ fᵢ Pᵢ ,   fᵢ = N_r / (K_r T) Σₜ 1[i ∈ Topk(sₜ)] ,   Pᵢ = mean_t s′ᵢₜ ,   s′ = s / Σ s
 
 with the unbiased Topk and the gradient through P alone; perfect balance gives L = α.
 
 What to watch: MaxVio = max load / mean load − 1 per layer, and experts that received nothing.
+
+How large is γ? V3's 0.001 suits its many thousand steps. To balance a router the biases must come
+0.5 to 0.75 apart, and they part by at most 2γ a step: at 0.001 the router stays collapsed for 250
+to 375 steps. In a run of a few hundred steps that is most of it; γ · steps ≥ 4 makes it a tenth.
+demos/moe_balance.py runs γ, the losses and two mistakes side by side.
 
 >>> from minideepseek import DeepSeekMoE, Tensor
 >>> import numpy as np

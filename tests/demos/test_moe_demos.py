@@ -100,14 +100,14 @@ def test_every_held_out_token_is_judged_once_with_all_its_choices():
 
 def row(bits, vio=0.1, dead=0, least=0.9, **more):
     measures = {"max_vio": vio, "dead": dead, "least": least, "range": 0.5, "bits": 1.0,
-                "shifted": 0.0}  # fmt: skip
+                "shifted": 0.0, "uneven": 0.1}  # fmt: skip
     return {"bits_per_byte": bits, **measures, **more}
 
 
 def test_sentences_of_balance_say_no_where_a_claim_does_not_hold():
     good = {name: row(3.0) for name in ARMS} | {
-        "nothing": row(3.1, 3.0, 5), "bias, 1e-3": row(3.1, 1.0), "bottom k": row(3.2, 3.0, 9),
-        "bias in the gate": row(3.2, shifted=0.3),
+        "nothing": row(3.1, 3.0, 5), "bias, 1e-3": row(3.1, uneven=0.6),
+        "bottom k": row(3.2, 3.0, 9), "bias in the gate": row(3.2, shifted=0.3),
     }  # fmt: skip
     said = moe_balance.findings([good, good])
     assert all(": yes (" in said[i] for i in (0, 1, 2, 3, 6, 7)), said
