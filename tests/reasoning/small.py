@@ -11,7 +11,7 @@ import numpy as np
 
 from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.transformer import DeepSeekV3
-from minideepseek.reasoning import jobs, journey, shipped
+from minideepseek.reasoning import jobs, journey, shipped, stages
 from minideepseek.reasoning.countdown import Countdown
 from minideepseek.reasoning.grpo.plan import GRPOPlan
 from minideepseek.reasoning.grpo.trainer import GRPOTrainer
@@ -88,6 +88,7 @@ def install(patch, shipped_model: Path) -> None:
     """Small numbers, open gates, a reward that comes without skill, and a shipped model of our own,
     until `patch` is undone."""
     model_directory(shipped_model)
+    patch.setattr(stages, "HELD_OUT_DOCUMENTS", 20)
     patch.setattr(journey, "RECIPE", RECIPE)
     patch.setattr(journey, "QUICK", QUICK)
     patch.setattr(journey, "Countdown", Small)

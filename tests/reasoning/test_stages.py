@@ -30,6 +30,11 @@ from tests.reasoning.grpo.tiny import LUCK, same, weights
 TASK, SHOWN = small.Small(), {"loss": "loss"}
 
 
+@pytest.fixture(autouse=True)
+def _few_held_out(monkeypatch):
+    monkeypatch.setattr(stages, "HELD_OUT_DOCUMENTS", 20)
+
+
 def fresh(name, seed=0):
     """A trainer of a kind of stage, always the same."""
     if name == "pretrain":
