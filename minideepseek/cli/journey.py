@@ -27,7 +27,7 @@ def add_verbs(verbs: Any) -> None:
     parser = verbs.add_parser("journey", help="a small DeepSeek-V3 learns to read, and to reason")
     parser.description = (
         "Train a small DeepSeek-V3 on real text and show what it writes; then train a smaller one "
-        "from random weights to think before it answers, by GRPO; and report. About ten minutes "
+        "from random weights to think before it answers, by GRPO; and report. About eleven minutes "
         "on two cores. The report is runs/journey/report.html (--out DIR: DIR/report.html)."
     )
     parser.set_defaults(run=run_journey)
