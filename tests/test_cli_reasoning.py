@@ -534,3 +534,12 @@ def test_ctrl_c_in_the_reasoning_part(capsys, monkeypatch, stage):
             refused(capsys, "journey --resume run", expected, 130)
     done(capsys, "journey --resume run")
     assert SOLVED in page().text
+
+
+@pytest.mark.parametrize("verb", ["grpo", "sft"])
+def test_the_help_states_the_plans_defaults(verb):
+    plan = PLANS[verb]()
+    for name, text in {"grpo": GRPO, "sft": SFT}[verb].items():
+        value = getattr(plan, name)
+        shown = value if isinstance(value, str) else f"{value:g}"
+        assert text.endswith(f"({shown})"), (name, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -25,25 +26,25 @@ SFT = {
     "seed": "of the demonstrations (0)",
 }
 GRPO = {
-    "steps": "rollouts",
-    "prompts_per_step": "problems per step",
-    "group_size": "G, answers to each problem",
-    "temperature": "of sampling",
-    "minibatches": "updates per rollout",
-    "learning_rate": "peak",
-    "clip_low": "ε below",
-    "clip_high": "ε above",
-    "kl_coef": "β",
-    "kl": "k1, k2, k3 or unbiased",
-    "scale": "of the advantages: std, none or rloo",
-    "aggregation": "of the loss: token, sequence or constant",
-    "ratio": "token or sequence",
-    "truncated": "cut-off answers: judge or mask",
-    "reference_every": "steps after which the policy becomes the reference, 0: never",
-    "bias_step": "γ of the routers' biases",
-    "evaluate_every": "steps",
-    "checkpoint_every": "steps",
-    "seed": "of problems and tokens",
+    "steps": "rollouts (50)",
+    "prompts_per_step": "problems per step (32)",
+    "group_size": "G, answers to each problem (16)",
+    "temperature": "of sampling (1)",
+    "minibatches": "updates per rollout (4)",
+    "learning_rate": "peak (0.0003)",
+    "clip_low": "ε below (0.2)",
+    "clip_high": "ε above (0.2)",
+    "kl_coef": "β (0)",
+    "kl": "k1, k2, k3 or unbiased (k3)",
+    "scale": "of the advantages: std, none or rloo (std)",
+    "aggregation": "of the loss: token, sequence or constant (token)",
+    "ratio": "token or sequence (token)",
+    "truncated": "cut-off answers: judge or mask (judge)",
+    "reference_every": "steps after which the policy becomes the reference, 0: never (0)",
+    "bias_step": "γ of the routers' biases (0)",
+    "evaluate_every": "steps (10)",
+    "checkpoint_every": "steps (10)",
+    "seed": "of problems and tokens (0)",
 }
 
 
@@ -117,7 +118,20 @@ def run_think(options: argparse.Namespace) -> int:
         print(f"verdict:  malformed, {thought.malformed}")
     else:
         print(f"verdict:  {'right' if task.verify(problem, thought.answer) else 'wrong'}")
+    _say_who_answered(options)
     return 0
+
+
+def _say_who_answered(options: argparse.Namespace) -> None:
+    """On standard error: what to expect of the shipped model."""
+    if options.model is None and options.task in (None, "countdown"):
+        print(
+            "this is the shipped cold start, before GRPO, which often gives up (?) as its teacher "
+            "does; try --temperature 0, or --model runs/journey/reasoning/model",
+            file=sys.stderr,
+        )
+    elif options.model is None:
+        print("the shipped model has learned countdown alone; give a --model", file=sys.stderr)
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
@@ -139,6 +153,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         rng,
     )
     print("\n".join(describe(found)))
+    _say_who_answered(options)
     return 0
 
 

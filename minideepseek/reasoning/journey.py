@@ -51,7 +51,7 @@ from minideepseek.reasoning.tasks import Task
 from minideepseek.training.language import stop_on_interrupt
 from minideepseek.training.trainer import check_plan
 
-PROMPTS = 2  # held-out problems whose answers are shown over time
+PROMPTS = 4  # held-out problems whose answers are shown over time
 SHOWN_SFT = {"loss": "loss", "tokens_per_second": "tokens/s"}
 SHOWN_PRETRAIN = {"main_loss": "loss", "tokens_per_second": "tokens/s"}
 SHOWN_GRPO = {
@@ -252,7 +252,7 @@ class ReasoningPart:
             gates=[gate.row() for gate in self.gates],
             traces=_traces(self.job.out / "traces.json"),
             facts=facts,
-            recipe=self.recipe.facts(),
+            recipe=_made(self.recipe.facts(), self.job.quick),
         )
 
 
@@ -265,6 +265,11 @@ def _sentence(name: str, found: dict[str, Any]) -> str:
         f"pass@{most} {found['pass_at'][most]:.1%}, majority {found['majority']:.1%}, "
         f"{found['format']:.1%} well-formed, {found['length']:.1f} tokens an answer"
     )
+
+
+def _made(facts: dict[str, Any], quick: bool) -> dict[str, Any]:
+    """The recipe's stages that this job makes."""
+    return {n: facts[n] for n in ("GRPO", "objective")} if quick else facts
 
 
 def _traces(path: Path) -> list[tuple[str, str, str]]:

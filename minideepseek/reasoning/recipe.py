@@ -90,7 +90,7 @@ class Recipe:
 
 
 RECIPE = Recipe()
-QUICK = Recipe(grpo=GRPOPlan(steps=8, evaluate_every=4), samples=2)  # for `journey --quick`
+QUICK = Recipe(grpo=GRPOPlan(steps=8, evaluate_every=4))  # for `journey --quick`
 
 
 @dataclass(frozen=True)

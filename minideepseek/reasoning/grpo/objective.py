@@ -180,7 +180,9 @@ def grpo_loss(
     "tokens" counts.
 
     InputError: an unknown option, β > 0 without a reference, shapes that disagree, an empty mask or
-    one of other numbers than 0 and 1, log-probabilities above 0, numbers that are NaN or Inf.
+    one of other numbers than 0 and 1, old or reference log-probabilities above 0, numbers that are
+    NaN or Inf. logprobs itself is not looked at: NaN in it makes the loss NaN, and the trainer
+    names the tensor.
     """
     low, high = _clip_bounds(clip_epsilon)
     _check_options(kl_coef, ref_logprobs, kl, aggregation, denominator, ratio)
@@ -300,7 +302,8 @@ def _faults(given: dict[str, Array]) -> dict[str, Array]:
 def _clip_bounds(clip_epsilon: Any) -> tuple[float, float]:
     """(1 − ε_low, 1 + ε_high)."""
     pair = clip_epsilon if isinstance(clip_epsilon, tuple | list) else (clip_epsilon, clip_epsilon)
-    if len(pair) != 2 or not all(e >= 0 for e in pair):
+    numbers = all(isinstance(e, int | float) and e >= 0 for e in pair)
+    if len(pair) != 2 or not numbers:
         expected = "a number of at least 0, or (low, high)"
         raise InputError(f"clip_epsilon: got {clip_epsilon!r}, expected {expected}")
     return 1 - float(pair[0]), 1 + float(pair[1])

@@ -14,6 +14,7 @@ from minideepseek.reasoning.tasks import Problem, Task
 from minideepseek.training.trainer import check_plan
 
 TRUNCATED = ("judge", "mask")
+MOST_ROWS = 1 << 14  # decoded at once: memory
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,12 @@ class GRPOPlan:
                 raise InputError(f"{name}: got {getattr(self, name)!r}, expected a number above 0")
         if type(self.replay_routing) is not bool:
             raise InputError(f"replay_routing: got {self.replay_routing!r}, expected a bool")
+        rows = self.prompts_per_step * self.group_size
+        if rows > MOST_ROWS:
+            raise InputError(
+                f"prompts_per_step, group_size: {self.prompts_per_step} × {self.group_size} are "
+                f"{rows:,} responses at once, expected at most {MOST_ROWS:,}"
+            )
         limit = self.max_new_tokens
         if limit is not None and (type(limit) is not int or limit < 1):
             raise InputError(f"max_new_tokens: got {limit!r}, expected an integer of at least 1")
