@@ -23,7 +23,6 @@ of the held-out text. Writes attention_kinds.html and results.json into runs/att
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -40,6 +39,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
+from demos.common import chosen, sizes, spread, text_table  # noqa: E402
 from minideepseek import (  # noqa: E402
     DeepSeekAttention,
     DeepSeekV3,
@@ -206,12 +206,6 @@ def measure(text: tuple[np.ndarray, np.ndarray], scale: Scale) -> list[dict[str,
 # --------------------------------------------------------------------------------------- what it is
 
 
-def spread(values: list[float]) -> str:
-    """The mean, with the standard deviation where there are several."""
-    text = f"{statistics.mean(values):.3f}"
-    return text + (f" ±\u00a0{statistics.stdev(values):.3f}" if len(values) > 1 else "")
-
-
 def cells(rows: list[dict[str, Any]], scale: Scale) -> list[list[str]]:
     """The table, its heading first."""
     head = ["", "weights", "attention", "MLP", "cached", "bytes", "at V3", "bits/byte"]
@@ -311,18 +305,12 @@ def write(out: Path, rows: list[dict], scale: Scale, said: list[str], facts: str
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--full", action="store_true", help="three seeds, longer")
-    sizes.add_argument("--quick", action="store_true", help="everything tiny: does it run?")
+    parser = sizes(__doc__, full="three seeds, longer")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="runs/attention_kinds/… unless given")
     options = parser.parse_args(arguments)
     set_threads(options.threads)
-    kind = "full" if options.full else "quick" if options.quick else "default"
+    kind, out = chosen(options, "attention_kinds")
     scale = {"full": FULL, "quick": QUICK, "default": DEFAULT}[kind]
-    out = options.out or Path("runs", "attention_kinds", kind)
-    out.mkdir(parents=True, exist_ok=True)
     began, text = time.perf_counter(), read_text(scale)
     rows = measure(text, scale)
     tokens = scale.steps * scale.batch * scale.length
@@ -332,11 +320,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"{options.threads} threads, {time.perf_counter() - began:.0f} seconds"
     )
     said, lines = findings(rows, scale), cells(rows, scale)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    print(f"\n{facts}\n")
-    for line in lines:
-        print("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]))
-    print("\n" + "\n".join(said))
+    print(f"\n{facts}\n\n{text_table(lines[0], lines[1:])}\n\n" + "\n".join(said))
     write(out, rows, scale, said, facts)
     print(f"\n{out / 'attention_kinds.html'} and results.json")
 

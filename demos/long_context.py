@@ -24,14 +24,12 @@ three. Writes long_context.html and results.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
 import time
 from dataclasses import dataclass, field, replace
 from html import escape
-from pathlib import Path
 from typing import Any
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -39,6 +37,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
+from demos.common import chosen, sizes, spread, text_table  # noqa: E402
 from minideepseek import DeepSeekV3, DeepSeekV3Config, no_grad, ops  # noqa: E402
 from minideepseek.autograd.backend import set_threads  # noqa: E402
 from minideepseek.model.files import atomic_write  # noqa: E402
@@ -176,12 +175,6 @@ class Study:
         self.rows[name] = bits.reshape(-1, self.scale.long)
 
 
-def spread(values: list[float]) -> str:
-    """The mean, with the standard deviation where there are several seeds."""
-    text = f"{np.mean(values):.3f}"
-    return text + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
-
-
 def cells(seeds: list[Study]) -> tuple[list[str], list[list[str]]]:
     """Heading and rows: bits per byte over ranges of positions."""
     columns = seeds[0].scale.columns()
@@ -245,17 +238,12 @@ def picture(seeds: list[Study], said: list[str], facts: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--full", action="store_true", help="three seeds")
-    size.add_argument("--quick", action="store_true", help="everything tiny: does it run?")
-    parser.add_argument("--out", type=Path, help="runs/long_context/… unless given")
+    parser = sizes(__doc__, full="three seeds")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     set_threads(options.threads)
-    kind = "full" if options.full else "quick" if options.quick else "default"
+    kind, out = chosen(options, "long_context")
     scale = {"full": FULL, "quick": QUICK, "default": DEFAULT}[kind]
-    out = options.out or Path("runs", "long_context", kind)
     began, corpus = time.perf_counter(), prepare_corpus(docstring_corpus())
     train, held_out = (pack(part, ByteTokenizer()) for part in (corpus.train, corpus.held_out))
     held_out = held_out[: min(scale.held_out, len(held_out)) // scale.long * scale.long]
@@ -265,12 +253,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"seed{'s' if len(seeds) > 1 else ''}, {time.perf_counter() - began:.0f} seconds"
     )
     said, (head, rows) = findings(seeds), cells(seeds)
-    widths = [max(len(line[i]) for line in (head, *rows)) for i in range(len(head))]
-    print(f"\n{facts}\n")
-    for line in (head, *rows):
-        print("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]))
-    print("\n" + "\n".join(said))
-    out.mkdir(parents=True, exist_ok=True)
+    print(f"\n{facts}\n\n{text_table(head, rows)}\n\n" + "\n".join(said))
     numbers = [
         {"seconds": s.seconds, "rows": {k: bits.mean(0).tolist() for k, bits in s.rows.items()}}
         for s in seeds

@@ -27,12 +27,10 @@ Caches hold random numbers: the time does not depend on them. Writes mla_cost.ht
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
 from html import escape
-from pathlib import Path
 from typing import Any
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -40,6 +38,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
+from demos.common import chosen, sizes, text_table  # noqa: E402
 from demos.mla_meter import COPIED, FITTED, KINDS, PRODUCTS, RUNS, measure  # noqa: E402
 from minideepseek import DeepSeekV3Config  # noqa: E402
 from minideepseek.model.files import atomic_write  # noqa: E402
@@ -154,23 +153,10 @@ def picture(found: dict[str, Any], facts: str) -> str:
     return page("What a decoded token costs", body)
 
 
-def show(title: str, head: list[str], rows: list[list[str]]) -> None:
-    """A table for a terminal."""
-    widths = [max(len(line[i]) for line in (head, *rows)) for i in range(len(head))]
-    print(f"\n{title}")
-    for line in (head, *rows):
-        print("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]))
-
-
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--full", action="store_true", help="five times as many rounds")
-    size.add_argument("--quick", action="store_true", help="short contexts: does it run?")
-    parser.add_argument("--out", type=Path, help="runs/mla_cost/… unless given")
+    parser = sizes(__doc__, full="five times as many rounds", quick="short contexts: does it run?")
     options = parser.parse_args(arguments)
-    kind = "full" if options.full else "quick" if options.quick else "default"
-    out = options.out or Path("runs", "mla_cost", kind)
+    kind, out = chosen(options, "mla_cost")
     began = time.perf_counter()
     contexts = CONTEXTS[:4] if options.quick else CONTEXTS
     rounds = {"full": 60, "quick": 2, "default": 12}[kind]
@@ -182,9 +168,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     print(facts)
     for title, (head, rows) in tables(found).items():
-        show(title, head, rows)
+        print(f"\n{title}\n{text_table(head, rows)}")
     print("\n" + "\n".join(findings(found)))
-    out.mkdir(parents=True, exist_ok=True)
     with atomic_write(out / "results.json", "w") as file:
         json.dump({"facts": facts, "findings": findings(found), **found}, file, indent=1)
     with atomic_write(out / "mla_cost.html", "w") as file:

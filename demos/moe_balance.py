@@ -29,14 +29,12 @@ Writes moe_balance.html, with the curves and with which bytes go to which expert
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
 from typing import Any
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -44,6 +42,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
+from demos.common import chosen, sizes, spread, text_table  # noqa: E402
 from demos.moe_lab import (  # noqa: E402
     DEFAULT,
     FULL,
@@ -53,11 +52,10 @@ from demos.moe_lab import (  # noqa: E402
     Text,
     answer,
     byte_map,
+    facts_of,
     judge,
     read_text,
     small_config,
-    spread,
-    text_table,
     train,
 )
 from minideepseek.autograd.backend import set_threads  # noqa: E402
@@ -280,18 +278,12 @@ def body(seeds: Results, head: list[str], rows: list[list[str]], said: list[str]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--full", action="store_true", help="three seeds")
-    size.add_argument("--quick", action="store_true", help="everything tiny: does it run?")
-    parser.add_argument("--out", type=Path, help="runs/moe_balance/… unless given")
+    parser = sizes(__doc__, full="three seeds")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     set_threads(options.threads)
-    kind = "full" if options.full else "quick" if options.quick else "default"
+    kind, out = chosen(options, "moe_balance")
     scale = {"full": FULL, "quick": QUICK, "default": DEFAULT}[kind]
-    out = options.out or Path("runs", "moe_balance", kind)
-    out.mkdir(parents=True, exist_ok=True)
     began, text = time.perf_counter(), read_text(scale)
     seeds: Results = []
     for seed in range(scale.seeds):
@@ -303,11 +295,7 @@ def main(arguments: list[str] | None = None) -> None:
                 f"MaxVio {found['max_vio']:.2f}, {found['seconds']:.0f} s",
                 flush=True,
             )
-    facts = (
-        f"{scale.steps} steps of {scale.batch} × {scale.length} bytes, held out "
-        f"{len(text.held_out):,} bytes; seeds: {scale.seeds}, threads: {options.threads}, "
-        f"{time.perf_counter() - began:.0f} seconds"
-    )
+    facts = facts_of(scale, text, options.threads, time.perf_counter() - began)
     head = ["", *COLUMNS]
     rows = [
         [name, *(spread(column(seeds, name, k).tolist(), d) for k, d in COLUMNS.values())]

@@ -25,7 +25,6 @@ Prints the tables and what they say; writes moe_benchmark.html and results.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -33,7 +32,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from html import escape
-from pathlib import Path
 from typing import Any
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -41,6 +39,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
+from demos.common import chosen, sizes, spread, text_table  # noqa: E402
 from demos.moe_lab import (  # noqa: E402
     DEFAULT,
     FULL,
@@ -48,11 +47,10 @@ from demos.moe_lab import (  # noqa: E402
     Scale,
     Text,
     answer,
+    facts_of,
     judge,
     read_text,
     small_config,
-    spread,
-    text_table,
     train,
 )
 from minideepseek import (  # noqa: E402
@@ -245,18 +243,12 @@ def body(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--full", action="store_true", help="three seeds")
-    size.add_argument("--quick", action="store_true", help="everything tiny: does it run?")
-    parser.add_argument("--out", type=Path, help="runs/moe_benchmark/… unless given")
+    parser = sizes(__doc__, full="three seeds")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     set_threads(options.threads)
-    kind = "full" if options.full else "quick" if options.quick else "default"
+    kind, out = chosen(options, "moe_benchmark")
     scale = {"full": replace(FULL, steps=1000), "quick": QUICK, "default": DEFAULT}[kind]
-    out = options.out or Path("runs", "moe_benchmark", kind)
-    out.mkdir(parents=True, exist_ok=True)
     began, text, seeds = time.perf_counter(), read_text(scale), []
     tokens, repeats = (64, 1) if options.quick else (2048, 9)
     times = {name: alone(name, tokens, repeats) for name in KINDS}
@@ -265,11 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
     for seed in range(scale.seeds):
         seeds.append({k: run_kind(k, text, scale, seed) | {"alone": times[k]} for k in KINDS})
         print(f"seed {seed}: trained, {time.perf_counter() - began:.0f} s", flush=True)
-    facts = (
-        f"{scale.steps} steps of {scale.batch} × {scale.length} bytes, held out "
-        f"{len(text.held_out):,} bytes; seeds: {scale.seeds}, threads: {options.threads}, "
-        f"{time.perf_counter() - began:.0f} seconds"
-    )
+    facts = facts_of(scale, text, options.threads, time.perf_counter() - began)
     rows = [
         [name, *(spread([s[name][key] for s in seeds], d) for key, d in COLUMNS.values())]
         for name in KINDS

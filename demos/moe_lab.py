@@ -150,25 +150,18 @@ def information(table: np.ndarray) -> float:
     return float((p[seen] * np.log2(p[seen] / apart[seen])).sum())
 
 
-def spread(values: list[float], digits: int = 3) -> str:
-    """The mean, with the standard deviation over seeds where there are several."""
-    text = f"{np.mean(values):.{digits}f}"
-    return text if len(values) == 1 else f"{text} ±\u00a0{np.std(values, ddof=1):.{digits}f}"
+def facts_of(scale: Scale, text: Text, threads: int, seconds: float) -> str:
+    """What a table is of."""
+    return (
+        f"{scale.steps} steps of {scale.batch} × {scale.length} bytes, held out "
+        f"{len(text.held_out):,} bytes; seeds: {scale.seeds}, threads: {threads}, "
+        f"{seconds:.0f} seconds"
+    )
 
 
 def answer(holds: np.ndarray) -> str:
     """Whether a claim holds, by seed."""
     return "yes" if holds.all() else "not in every seed" if holds.any() else "NO"
-
-
-def text_table(head: list[str], rows: list[list[str]]) -> str:
-    """A table for a terminal; the first column is left-aligned."""
-    lines = [head, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in lines
-    )
 
 
 def byte_map(title: str, table: np.ndarray, most: int = 32) -> str:

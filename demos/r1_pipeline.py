@@ -30,11 +30,9 @@ newest of runs/journey/reasoning/pretrain/checkpoints; without it one is pre-tra
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -44,6 +42,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
+from demos.common import chosen, sizes, spread, text_table  # noqa: E402
 from demos.r1_arms import DEFAULT, FULL, QUICK, SAMPLES, Arms  # noqa: E402
 from minideepseek.autograd.backend import set_threads  # noqa: E402
 from minideepseek.errors import MiniDeepSeekError  # noqa: E402
@@ -71,15 +70,6 @@ CURVES = {
 }
 
 
-def spread(values: Sequence[float], factor: float = 1.0) -> str:
-    """The mean, with the standard deviation over seeds where there are several."""
-    digits = 2 if factor == COLUMNS["TFLOP"][1] else 1
-    text = f"{factor * np.mean(values):.{digits}f}"
-    if len(values) > 1:
-        text += f" ±\u00a0{factor * np.std(values, ddof=1):.{digits}f}"
-    return text
-
-
 def cells(seeds: list[Arms]) -> dict[str, list[str]]:
     """The table: a row for each arm that some seed has, in order."""
     names = dict.fromkeys(name for seed in seeds for name in seed.rows)
@@ -87,19 +77,10 @@ def cells(seeds: list[Arms]) -> dict[str, list[str]]:
     for name in names:
         rows = [seed.rows[name] for seed in seeds if name in seed.rows]
         found[name] = [
-            spread([row[key] for row in rows], factor) for key, factor in COLUMNS.values()
+            spread([factor * row[key] for row in rows], 2 if key == "flops" else 1)
+            for key, factor in COLUMNS.values()
         ]
     return found
-
-
-def text_table(rows: dict[str, list[str]]) -> str:
-    """The table for a terminal."""
-    lines = [["", *COLUMNS], *([name, *row] for name, row in rows.items())]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in lines
-    )
 
 
 def findings(seeds: list[Arms]) -> list[str]:
@@ -119,7 +100,7 @@ def findings(seeds: list[Arms]) -> list[str]:
         return f"{claim}: {holds} ({better} − {worse}, any form, points by seed: {points})."
 
     def share(name: str, key: str) -> str:
-        return spread([seed.rows[name][key] for seed in seeds], 100) + " %"
+        return spread([100 * seed.rows[name][key] for seed in seeds], 1) + " %"
 
     before, after = (share(name, "thinks") for name in ("base", "R1-Zero, accuracy"))
     kept = share("R1-Zero", "thinks")
@@ -173,19 +154,13 @@ def write(out: Path, seeds: list[Arms], said: list[str], facts: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = sizes(__doc__, full="three seeds, longer stages")
     parser.add_argument("--base", help="directory of a pre-trained reason model")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--full", action="store_true", help="three seeds, longer stages")
-    size.add_argument("--quick", action="store_true", help="everything tiny: does it run?")
-    parser.add_argument("--out", type=Path, help="runs/r1_pipeline/… unless given")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     set_threads(options.threads)
-    kind = "full" if options.full else "quick" if options.quick else "default"
+    kind, out = chosen(options, "r1_pipeline")
     scale = {"full": FULL, "quick": QUICK, "default": DEFAULT}[kind]
-    out = options.out or Path("runs", "r1_pipeline", kind)
-    out.mkdir(parents=True, exist_ok=True)
     began, seeds = time.perf_counter(), list[Arms]()
     for seed in range(scale.seeds):
         seeds.append(Arms(out / f"seed-{seed}", scale, seed, options.base))
@@ -200,7 +175,8 @@ def main(arguments: list[str] | None = None) -> None:
         f"{seconds:.0f} seconds in this process"
     )
     said = findings(seeds)
-    print("\n" + facts + "\n\n" + text_table(cells(seeds)) + "\n")
+    rows = [[name, *row] for name, row in cells(seeds).items()]
+    print(f"\n{facts}\n\n{text_table(['', *COLUMNS], rows)}\n")
     print("\n".join(said))
     write(out, seeds, said, facts)
     print(f"\n{out / 'r1_pipeline.html'} and .json")

@@ -8,9 +8,10 @@ One step
     3  one AdamW step at the scheduled learning rate
     4  the routers' biases move by γ against the loads of this very step (chapter 3)
 
-γ is V3's knob for balance. It used 0.001 over millions of steps; a bias must travel 0.5 to 0.75 to
-balance a router, so a run of a few hundred steps needs γ · steps ≥ 4. Towards the end it is set to
-0, as V3 did for its last tokens, so that the model ends under a fixed routing.
+γ is V3's knob for balance. V3 used 0.001 over its many thousand steps; with that a run of a few
+hundred is uneven for most of them, and γ · steps ≥ 4 is a good choice (chapter 3, How large is γ?).
+Towards the end it is set to 0, as V3 did for its last tokens, so that the model ends under a fixed
+routing.
 
 A run's directory
 -----------------
@@ -229,7 +230,7 @@ class Trainer:
         return blame(self.done + 1, loss, norm, self.parameters, again)
 
 
-def check_length(plan: Plan, config: DeepSeekV3Config) -> None:
+def check_length(plan: Any, config: DeepSeekV3Config) -> None:
     """InputError for sequences longer than the positions that the model is made for."""
     if plan.sequence_length > config.max_position_embeddings:
         raise InputError(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from demos import attention_kinds
-from demos.attention_kinds import KINDS, QUICK, build, cells, decoder, findings, size, spread
+from demos.attention_kinds import KINDS, QUICK, build, cells, decoder, findings, size
 from minideepseek.autograd.engine import no_grad
 
 CACHED = {"MHA": 256, "GQA-2": 64, "MLA": 72, "MQA": 32}
@@ -68,8 +68,7 @@ def test_sentences_say_no_where_a_claim_does_not_hold():
     assert "against MHA's 8.00 ms: GQA-2 4.0 ×, MLA 4.0 ×, MQA 4.0 ×" in said[5]
 
 
-def test_a_table_has_a_spread_where_there_are_seeds():
-    assert spread([2.0]) == "2.000" and spread([2.0, 2.2]) == "2.100 ±\u00a00.141"
+def test_the_table_has_a_column_for_each_number():
     lines = cells(rows_of(MHA=[2.0], GQA=[2.1], MQA=[2.2], MLA=[2.3]), QUICK)
     assert {len(line) for line in lines} == {8 + len(QUICK.contexts)}
     assert lines[1][:1] + lines[1][7:] == ["MHA", "2.000", "1.00", "8.00"]

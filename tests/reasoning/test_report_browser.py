@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from minideepseek.reasoning.report import write_journey
-from tests.training.browser import CHROMIUM, Browser
+from tests.training.browser import CHROMIUM, Browser, check_labels
 from tests.training.fake_run import fake_run
 from tests.training.test_report_browser import messages, requests
 
@@ -55,13 +55,4 @@ def test_an_attempt_stays_on_one_line_and_labels_apart(browser, tmp_path, width)
         " parseFloat(getComputedStyle(span).lineHeight)])"
     )
     assert all(height <= line for height, line in tops)
-    boxes = browser.value(
-        "[...document.querySelectorAll('.plot > svg')].map(svg => [...svg.querySelectorAll('text')]"
-        ".map(t => { const r = t.getBoundingClientRect();"
-        " return [r.left, r.right, r.top + 2, r.bottom - 2, t.textContent]; }))"
-    )
-    for texts in boxes:
-        for i, (left, right, top, bottom, text) in enumerate(texts):
-            for other in texts[:i]:
-                beside = left >= other[1] or other[0] >= right
-                assert beside or top >= other[3] or other[2] >= bottom, (text, other[4])
+    check_labels(browser)

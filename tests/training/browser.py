@@ -123,3 +123,17 @@ class Browser:
         """PNG of the whole page (or of x, y, width, height), base64."""
         where = {"clip": {**clip, "scale": 1}} if clip else {}
         return self.call("Page.captureScreenshot", captureBeyondViewport=True, **where)["data"]
+
+
+def check_labels(browser: Browser) -> None:
+    """No two texts of a figure overlap on the page that is open."""
+    boxes = browser.value(
+        "[...document.querySelectorAll('.plot > svg')].map(svg => [...svg.querySelectorAll('text')]"
+        ".map(t => { const r = t.getBoundingClientRect();"
+        " return [r.left, r.right, r.top + 2, r.bottom - 2, t.textContent]; }))"
+    )
+    for figure in boxes:
+        for i, (left, right, top, bottom, text) in enumerate(figure):
+            for other in figure[:i]:
+                beside = left >= other[1] or other[0] >= right
+                assert beside or top >= other[3] or other[2] >= bottom, (text, other[4])

@@ -8,7 +8,7 @@ import pytest
 
 from minideepseek.training.report import RunRecord, write_report
 
-from .browser import CHROMIUM, Browser
+from .browser import CHROMIUM, Browser, check_labels
 from .fake_run import fake_run
 
 pytestmark = [
@@ -69,16 +69,7 @@ def test_the_page_is_quiet_and_fits(browser, folder, kinds, dark, width):
 def test_labels_of_a_figure_do_not_overlap(browser, folder):
     browser.show(390)
     browser.open(write_report(folder / "report.html", fake_run()).as_uri())
-    boxes = browser.value(
-        "[...document.querySelectorAll('.plot > svg')].map(svg => [...svg.querySelectorAll('text')]"
-        ".map(t => { const r = t.getBoundingClientRect();"
-        " return [r.left, r.right, r.top + 2, r.bottom - 2, t.textContent]; }))"
-    )
-    for figure in boxes:
-        for i, (left, right, top, bottom, text) in enumerate(figure):
-            for other in figure[:i]:
-                beside = left >= other[1] or other[0] >= right
-                assert beside or top >= other[3] or other[2] >= bottom, (text, other[4])
+    check_labels(browser)
 
 
 def test_hover_shows_the_values_under_the_pointer(browser, folder):

@@ -60,7 +60,7 @@ from minideepseek.model.transformer import DeepSeekV3
 from minideepseek.reasoning.r1.sources import Sample, Source
 from minideepseek.training.blame import blame
 from minideepseek.training.optim import AdamW, clip_grad_norm, cosine_schedule, matrices_only
-from minideepseek.training.trainer import check_plan
+from minideepseek.training.trainer import check_length, check_plan
 
 # --------------------------------------------------------------------------------------- packing
 
@@ -196,11 +196,7 @@ class SFTTrainer:
     """
 
     def __init__(self, model: DeepSeekV3, source: Source, plan: SFTPlan) -> None:
-        if plan.sequence_length > model.config.max_position_embeddings:
-            raise InputError(
-                f"sequence_length: got {plan.sequence_length}, expected at most "
-                f"max_position_embeddings = {model.config.max_position_embeddings}"
-            )
+        check_length(plan, model.config)
         self.model, self.loader, self.plan = model, source, plan
         self.parameters = dict(model.named_parameters())
         self.optimiser = AdamW(
