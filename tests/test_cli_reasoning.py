@@ -543,3 +543,17 @@ def test_the_help_states_the_plans_defaults(verb):
         value = getattr(plan, name)
         shown = value if isinstance(value, str) else f"{value:g}"
         assert text.endswith(f"({shown})"), (name, text)
+
+
+@pytest.mark.parametrize("verb", ["think", "evaluate --samples 1"])
+def test_the_shipped_model_says_what_it_is(capsys, tmp_path, verb):
+    def told(more: str) -> list[bool]:
+        assert main(f"{verb} {more}".split()) == 0
+        err = capsys.readouterr().err
+        return ["often gives up" in err, "has learned countdown alone" in err]
+
+    assert told("") == told("--task countdown") == [True, False]
+    assert told("--task addition") == [False, True]
+    small.model().save_pretrained(tmp_path / "own")
+    TASK.tokenizer.save_pretrained(tmp_path / "own")
+    assert told(f"--model {tmp_path / 'own'}") == [False, False]

@@ -32,4 +32,5 @@ def test_a_spread_where_there_are_seeds():
 
 
 def test_a_table_is_aligned_left_then_right():
-    assert text_table(["", "wide", "b"], [["name", "1", "22"]]) == "      wide   b\nname     1  22"
+    found = text_table(["", "wide", "b"], [["name", "1", "22"], ["n", "2", "3"]])
+    assert found == "      wide   b\nname     1  22\nn        2   3"

@@ -146,6 +146,7 @@ def test_the_quick_part_begins_from_the_shipped_model(folder):
     assert list(record.stages) == ["grpo"] and len(record.stages["grpo"]) == 3
     assert list(record.evaluations) == ["cold start", "grpo", "grpo, τ = 0.6"]
     assert record.gates == [] and record.facts["began from"] == "the shipped cold start"
+    assert list(record.recipe) == ["GRPO", "objective"]  # the stages that were made
     newest = list_checkpoints(job.out / "grpo")[-1]
     state = json.loads((newest / "trainer.json").read_text())
     assert state["corpus"] == weights_hash(from_pretrained(shipped.DIRECTORY))

@@ -521,6 +521,8 @@ BAD = [
     ({"kl_coef": -0.1}, "kl_coef: got -0.1, expected a finite number of at least 0"),
     ({"kl_coef": math.nan}, "kl_coef: got nan, expected a finite number of at least 0"),
     ({"clip_epsilon": -0.2}, "clip_epsilon: got -0.2, expected a number of at least 0, or"),
+    ({"clip_epsilon": None}, "clip_epsilon: got None, expected a number"),
+    ({"clip_epsilon": ("0.1", 0.2)}, r"clip_epsilon: got \('0.1', 0.2\), expected a number"),
     ({"clip_epsilon": (0.1, math.nan)}, r"clip_epsilon: got \(0.1, nan\), expected a number"),
     ({"clip_epsilon": (0.1, 0.2, 0.3)}, r"clip_epsilon: got \(0.1, 0.2, 0.3\), expected"),
     ({"aggregation": "constant"}, "denominator: got None, expected the constant of aggregation="),

@@ -158,3 +158,9 @@ def test_a_state_that_is_none_is_refused(damage):
         prompts().load_state_dict(state)
     with pytest.raises(CheckpointError, match="^prompts' state: "):
         prompts().load_state_dict([])
+
+
+def test_no_more_responses_at_once_than_memory_holds():
+    GRPOPlan(prompts_per_step=1024, group_size=16)
+    with pytest.raises(InputError, match="1025 × 16 are 16,400 responses at once"):
+        GRPOPlan(prompts_per_step=1025, group_size=16)
