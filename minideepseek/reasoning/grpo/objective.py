@@ -302,7 +302,9 @@ def _faults(given: dict[str, Array]) -> dict[str, Array]:
 
 def _clip_bounds(clip_epsilon: Any) -> tuple[float, float]:
     """(1 − ε_low, 1 + ε_high)."""
-    pair: Any = clip_epsilon if isinstance(clip_epsilon, tuple | list) else (clip_epsilon, clip_epsilon)
+    pair: Any = clip_epsilon
+    if not isinstance(pair, tuple | list):
+        pair = (pair, pair)
     numbers = all(isinstance(e, Real) and float(e) >= 0 for e in pair)
     if len(pair) != 2 or not numbers:
         expected = "a number of at least 0, or (low, high)"
