@@ -1,7 +1,7 @@
 r"""The tables by which float8_e4m3fn is encoded and decoded, made once per device from ml_dtypes.
 
 CuPy cannot compute with float8; looking up a byte in a table it can, and on the host it is faster
-than ml_dtypes' own casts too. `layers/fp8.py` explains the format.
+than ml_dtypes' own casts too. `layers/fp8/` explains the format.
 """
 
 from __future__ import annotations

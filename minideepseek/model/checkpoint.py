@@ -28,7 +28,7 @@ of a model is returned.
 **FP8.** W_ij = q_ij · s_⌊i/128⌋⌊j/128⌋: a weight of 8 bits times the scale of its block, stored as
 weight_scale_inv, which in spite of its name is the multiplier. Here it is multiplied out in float32
 on the way in; the model then is an ordinary one. On the way out the projections are quantised
-(layers/fp8.py); embedding, head, norms, router and eh_proj stay as they are, as DeepSeek has it.
+(layers/fp8/); embedding, head, norms, router and eh_proj stay as they are, as DeepSeek has it.
 """
 
 import json

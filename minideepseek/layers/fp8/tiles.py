@@ -1,28 +1,5 @@
-r"""Chapter 4b — FP8: eight bits a number, and a scale for every tile
+r"""Chapter 4b.2 — The scale: one for every tile
 
-V3 is trained and released with weights of one byte. A byte can hold 256 values, so two questions
-decide everything: which 256, and in units of what?
-
-The format: E4M3
-----------------
-One sign bit S, four exponent bits E, three mantissa bits M (`float8_e4m3fn` in ml_dtypes):
-
-    E > 0     (−1)ˢ · 2^(E − 7) · (1 + M/8)         normal, from 2⁻⁶ to 448
-    E = 0     (−1)ˢ · 2⁻⁶ · M/8                     subnormal, multiples of 2⁻⁹
-    S.1111.111                                      NaN; there is no infinity
-
-Neighbours are 1/8 of an octave apart, so rounding to the nearest (ties to an even mantissa) is off
-by at most 1/16 of the value, or 2⁻¹⁰ below 2⁻⁶. `encode` clamps to ±448 first: what lies beyond,
-infinity too, becomes ±448, and NaN stays NaN. (A bare cast makes everything beyond 464 NaN.)
-
-Codes are owned as uint8 on every device; `float8_e4m3fn` is a label that can be put on them. Both
-ways go through tables: decoding has 256 entries, and encoding needs only the upper half of a
-float32 and whether anything below it is set, 65,536 entries: seven bits of mantissa and that one
-tell every midpoint. float64 is rounded once too (ml_dtypes' own cast goes through float32 and
-rounds twice: just beside a midpoint it is wrong).
-
-The scale: one per tile
------------------------
 Values of a weight spread over more than E4M3's 2¹⁵ (with one outlier, most others would be
 subnormal or zero), so every tile of 128 × 128 weights, or 1 × 128 activations, has a scale of its
 own (V3 §3.3.2):
@@ -34,9 +11,6 @@ what remains, by the rule of 128. An all-zero tile has s = 1; s is never smaller
 normal float32, so that no finite number becomes NaN.
 
 >>> import numpy as np
->>> codes = encode(np.array([0.3, 448.0, 1e9, -0.001], np.float32))
->>> codes.tolist(), decode(codes).tolist()
-([42, 126, 126, 129], [0.3125, 448.0, 448.0, -0.001953125])
 >>> codes, scale_inv = quantize(np.ones((200, 130), np.float32))
 >>> scale_inv.shape                                                # ⌈200/128⌉, ⌈130/128⌉
 (2, 2)
@@ -45,38 +19,11 @@ normal float32, so that no finite number becomes NaN.
 from __future__ import annotations
 
 from minideepseek.autograd.backend import Array, row_blocks, xp_of
-from minideepseek.autograd.float8 import float8_tables
 from minideepseek.errors import InputError
+from minideepseek.layers.fp8.formats import E4M3_MAX, decode, encode
 
-E4M3_MAX = 448.0
 SMALLEST_SCALE = 2.0**-126  # the smallest normal float32
 WEIGHT_BLOCK = (128, 128)
-
-
-def encode(x: Array) -> Array:
-    """uint8 codes of x (float32 or float64, any shape): clamped to ±448, nearest, ties to even."""
-    encoding, _ = float8_tables(x)
-    bits = _float32_bits(x)
-    return encoding[(bits >> 16) | ((bits & 0xFFFF) != 0)]
-
-
-def decode(codes: Array) -> Array:
-    """float32 values of uint8 codes, any shape."""
-    return float8_tables(codes)[1][codes]
-
-
-def _float32_bits(x: Array) -> Array:
-    """x as the bits of a float32 whose lowest bit also says whether anything was cut off.
-
-    Rounding float64 to float32 to float8 would round twice; truncating and remembering does not.
-    """
-    xp = xp_of(x)
-    if x.dtype != "float64":
-        return xp.ascontiguousarray(x.astype("float32")).view("uint32")
-    x = xp.clip(x, -512, 512)  # in reach of float32; both ends become ±448
-    narrow = xp.ascontiguousarray(x.astype("float32"))
-    cut = abs(narrow) > abs(x)
-    return (narrow.view("uint32") - cut.astype("uint32")) | (narrow != x)
 
 
 def quantize(x: Array, block: tuple[int, int] = WEIGHT_BLOCK) -> tuple[Array, Array]:
