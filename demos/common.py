@@ -1,11 +1,14 @@
-"""What the comparing demos share: three sizes of a run, and tables with a spread over seeds."""
+"""What the comparing demos share: three sizes of a run, arms side by side, tables with a spread."""
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 
 def sizes(
@@ -26,6 +29,21 @@ def chosen(options: argparse.Namespace, name: str) -> tuple[str, Path]:
     out = options.out or Path("runs", name, kind)
     out.mkdir(parents=True, exist_ok=True)
     return kind, out
+
+
+def side_by_side(
+    work: Callable[..., Any], jobs: Sequence[tuple], cores: int
+) -> Iterator[Any]:
+    """work(*job) of every job, in their order, in so many processes of one thread each.
+
+    Models of these sizes gain little from a second thread, and all from a second process. work is
+    a function of a module, job a tuple of what can be sent: numbers, names.
+    """
+    if cores == 1:
+        yield from (work(*job) for job in jobs)
+        return
+    with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(work, *zip(*jobs, strict=True))
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:

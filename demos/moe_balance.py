@@ -1,6 +1,6 @@
 r"""How to balance experts: nothing, a loss, or a bias that moves; side by side on the same run.
 
-    python -m demos.moe_balance [--full] [--quick] [--out DIR] [--threads 2]
+    python -m demos.moe_balance [--full] [--quick] [--out DIR] [--cores 2]
 
 A small DeepSeek-V3 (moe_lab.py: two MoE layers of 16 experts, a token uses 4) learns the standard
 library's docstrings 12 times from the same weights with the same batches; only the balance differs:
@@ -42,7 +42,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, sizes, spread, text_table  # noqa: E402
+from demos.common import chosen, side_by_side, sizes, spread, text_table  # noqa: E402
 from demos.moe_lab import (  # noqa: E402
     DEFAULT,
     FULL,
@@ -58,7 +58,6 @@ from demos.moe_lab import (  # noqa: E402
     small_config,
     train,
 )
-from minideepseek.autograd.backend import set_threads  # noqa: E402
 from minideepseek.autograd.engine import Tensor  # noqa: E402
 from minideepseek.layers.module import Init  # noqa: E402
 from minideepseek.layers.moe import (  # noqa: E402
@@ -158,8 +157,9 @@ def make_model(arm: Arm, seed: int) -> DeepSeekV3:
     return model
 
 
-def run_arm(arm: Arm, text: Text, scale: Scale, seed: int) -> dict[str, Any]:
+def run_arm(name: str, scale: Scale, seed: int) -> dict[str, Any]:
     """Train and judge one model: its measures, and "curve" with one row a step."""
+    arm, text = ARMS[name], read_text(scale)
     model = make_model(arm, seed)
 
     def extra(routing: Routing) -> Tensor:
@@ -279,23 +279,22 @@ def body(seeds: Results, head: list[str], rows: list[list[str]], said: list[str]
 
 def main(arguments: list[str] | None = None) -> None:
     parser = sizes(__doc__, full="three seeds")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cores", type=int, default=2)
     options = parser.parse_args(arguments)
-    set_threads(options.threads)
     kind, out = chosen(options, "moe_balance")
     scale = {"full": FULL, "quick": QUICK, "default": DEFAULT}[kind]
     began, text = time.perf_counter(), read_text(scale)
-    seeds: Results = []
-    for seed in range(scale.seeds):
-        seeds.append({})
-        for name, arm in ARMS.items():
-            found = seeds[-1][name] = run_arm(arm, text, scale, seed)
-            print(
-                f"seed {seed}  {name:20} {found['bits_per_byte']:.3f} bits per byte, "
-                f"MaxVio {found['max_vio']:.2f}, {found['seconds']:.0f} s",
-                flush=True,
-            )
-    facts = facts_of(scale, text, options.threads, time.perf_counter() - began)
+    seeds: Results = [{} for _ in range(scale.seeds)]
+    jobs = [(name, scale, seed) for seed in range(scale.seeds) for name in ARMS]
+    results = side_by_side(run_arm, jobs, options.cores)
+    for (name, _, seed), found in zip(jobs, results, strict=True):
+        seeds[seed][name] = found
+        print(
+            f"seed {seed}  {name:20} {found['bits_per_byte']:.3f} bits per byte, "
+            f"MaxVio {found['max_vio']:.2f}, {found['seconds']:.0f} s",
+            flush=True,
+        )
+    facts = facts_of(scale, text, options.cores, time.perf_counter() - began)
     head = ["", *COLUMNS]
     rows = [
         [name, *(spread(column(seeds, name, k).tolist(), d) for k, d in COLUMNS.values())]

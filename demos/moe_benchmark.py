@@ -1,6 +1,6 @@
 r"""StandardMoE against DeepSeekMoE at equal budget, and what many experts cost.
 
-    python -m demos.moe_benchmark [--full] [--quick] [--out DIR] [--threads 2]
+    python -m demos.moe_benchmark [--full] [--quick] [--out DIR] [--cores 2]
 
 1  The same small model (moe_lab.py) with five kinds of layer in place of its MLPs. A token always
    passes three matrices of width 256 in all, but for the dense model the layers hold four times as
@@ -13,7 +13,8 @@ r"""StandardMoE against DeepSeekMoE at equal budget, and what many experts cost.
     DeepSeekMoE bias         the same, balanced by the bias, γ = 1e-2
 
    Trained for the same steps on the same batches: bits per byte of the held-out text, balance, and
-   microseconds per trained token of the whole model.
+   microseconds per trained token of the whole model
+   (one thread; as many models at a time as --cores says).
 2  One layer alone at hidden width 256, forward and backward: µs per token.
 3  The preset `small` with 8 to 128 experts of which a token uses 4: activated parameters and FLOPs
    are the same, so forward and backward should take the same time; many small products take a
@@ -39,13 +40,12 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, sizes, spread, text_table  # noqa: E402
+from demos.common import chosen, side_by_side, sizes, spread, text_table  # noqa: E402
 from demos.moe_lab import (  # noqa: E402
     DEFAULT,
     FULL,
     QUICK,
     Scale,
-    Text,
     answer,
     facts_of,
     judge,
@@ -120,8 +120,9 @@ def share(routing: Routing) -> Tensor:
     return balance_loss(routing._replace(scores=s / s.sum(-1, keepdims=True)), ALPHA)
 
 
-def run_kind(kind: str, text: Text, scale: Scale, seed: int) -> dict[str, Any]:
+def run_kind(kind: str, scale: Scale, seed: int) -> dict[str, Any]:
     """Train and judge the small model with this kind of layer."""
+    text = read_text(scale)
     config = small_config(aux_loss_alpha=0.0)
     model = DeepSeekV3(config, np.random.default_rng(seed))
     layers = model.model.layers[config.first_k_dense_replace :]
@@ -244,20 +245,25 @@ def body(
 
 def main(arguments: list[str] | None = None) -> None:
     parser = sizes(__doc__, full="three seeds")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cores", type=int, default=2)
     options = parser.parse_args(arguments)
-    set_threads(options.threads)
     kind, out = chosen(options, "moe_benchmark")
     scale = {"full": replace(FULL, steps=1000), "quick": QUICK, "default": DEFAULT}[kind]
-    began, text, seeds = time.perf_counter(), read_text(scale), []
+    began, text = time.perf_counter(), read_text(scale)
+    set_threads(options.cores)
     tokens, repeats = (64, 1) if options.quick else (2048, 9)
     times = {name: alone(name, tokens, repeats) for name in KINDS}
     counts = [8, 16] if options.quick else [8, 16, 32, 64, 128]
     grown = growth(counts, 1 if options.quick else 16, 1 if options.quick else 5)
-    for seed in range(scale.seeds):
-        seeds.append({k: run_kind(k, text, scale, seed) | {"alone": times[k]} for k in KINDS})
-        print(f"seed {seed}: trained, {time.perf_counter() - began:.0f} s", flush=True)
-    facts = facts_of(scale, text, options.threads, time.perf_counter() - began)
+    set_threads(1)
+    seeds: list[dict[str, Any]] = [{} for _ in range(scale.seeds)]
+    jobs = [(name, scale, seed) for seed in range(scale.seeds) for name in KINDS]
+    results = side_by_side(run_kind, jobs, options.cores)
+    for (name, _, seed), found in zip(jobs, results, strict=True):
+        seeds[seed][name] = found | {"alone": times[name]}
+        print(f"seed {seed}  {name:16} {found['bits_per_byte']:.3f} bits per byte, "
+              f"{time.perf_counter() - began:.0f} s so far", flush=True)  # fmt: skip
+    facts = facts_of(scale, text, options.cores, time.perf_counter() - began)
     rows = [
         [name, *(spread([s[name][key] for s in seeds], d) for key, d in COLUMNS.values())]
         for name in KINDS

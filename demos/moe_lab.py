@@ -6,6 +6,7 @@ The text is the standard library's docstrings, as bytes; the held-out part is ne
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
@@ -50,6 +51,7 @@ class Text:
     held_out: np.ndarray
 
 
+@functools.cache
 def read_text(scale: Scale) -> Text:
     corpus, tokenizer = prepare_corpus(docstring_corpus()), ByteTokenizer()
     train, held_out = (pack(part, tokenizer) for part in (corpus.train, corpus.held_out))
@@ -150,11 +152,11 @@ def information(table: np.ndarray) -> float:
     return float((p[seen] * np.log2(p[seen] / apart[seen])).sum())
 
 
-def facts_of(scale: Scale, text: Text, threads: int, seconds: float) -> str:
+def facts_of(scale: Scale, text: Text, cores: int, seconds: float) -> str:
     """What a table is of."""
     return (
         f"{scale.steps} steps of {scale.batch} × {scale.length} bytes, held out "
-        f"{len(text.held_out):,} bytes; seeds: {scale.seeds}, threads: {threads}, "
+        f"{len(text.held_out):,} bytes; seeds: {scale.seeds}, cores: {cores}, "
         f"{seconds:.0f} seconds"
     )
 

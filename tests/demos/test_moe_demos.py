@@ -1,11 +1,13 @@
 """Chapter 3's demos: what they measure, what they say of it, and that they run."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 
 from demos import moe_balance, moe_benchmark, moe_lab
+from demos.common import side_by_side
 from demos.moe_balance import ARMS, BottomRouter, LeakyRouter
 from minideepseek.autograd.engine import Tensor
 from minideepseek.layers.module import Init
@@ -153,9 +155,14 @@ def test_the_map_has_a_cell_for_every_byte_and_expert():
     assert html.count('class="h0"') == 4 and html.count('class="h4"') == 3
 
 
+@pytest.mark.parametrize("cores", [1, 2])
+def test_side_by_side_keeps_the_order(cores):
+    assert list(side_by_side(math.pow, [(2, 3), (3, 2), (5, 1)], cores)) == [8, 9, 5]
+
+
 @pytest.mark.slow
 def test_quick_runs(tmp_path, capsys):
-    moe_balance.main(["--quick", "--threads", "1", "--out", str(tmp_path / "a")])
+    moe_balance.main(["--quick", "--cores", "1", "--out", str(tmp_path / "a")])
     found = json.loads((tmp_path / "a" / "results.json").read_text())
     assert list(found["seeds"][0]) == list(ARMS)
     for name, measured in found["seeds"][0].items():
@@ -165,7 +172,7 @@ def test_quick_runs(tmp_path, capsys):
     assert len({first[name] for name in same}) == 1
     page = (tmp_path / "a" / "moe_balance.html").read_text()
     assert page.count("<svg role") == len(moe_balance.CHARTS) + 3
-    moe_benchmark.main(["--quick", "--threads", "1", "--out", str(tmp_path / "b")])
+    moe_benchmark.main(["--quick", "--cores", "1", "--out", str(tmp_path / "b")])
     found = json.loads((tmp_path / "b" / "results.json").read_text())
     assert list(found["seeds"][0]) == list(moe_benchmark.KINDS)
     assert [r["experts"] for r in found["growth"]] == [8, 16]
