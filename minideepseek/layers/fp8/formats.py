@@ -24,10 +24,45 @@ rounds twice: just beside a midpoint it is wrong).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from minideepseek.autograd.backend import Array, xp_of
 from minideepseek.autograd.float8 import float8_tables
 
 E4M3_MAX = 448.0
+
+
+class Format(NamedTuple):
+    """A small floating-point format: sign, exponent bits with a bias, mantissa bits."""
+
+    bias: int
+    mantissa: int  # bits
+    max: float  # the largest finite value
+
+
+E4M3 = Format(7, 3, 448.0)
+E5M2 = Format(15, 2, 57344.0)
+E5M6 = Format(15, 6, 65024.0)
+
+
+def round_in_place(q: Array, format: Format) -> None:
+    """Round float32 numbers, none beyond `format.max`, to the format: nearest, ties to even.
+
+    Adding 1.5 · 2²³ steps pushes everything below one step out of a float32's mantissa, and the
+    addition rounds it; a step is 2^(e − mantissa bits) of a number in [2ᵉ, 2ᵉ⁺¹), and no smaller
+    than the subnormals'. NaN stays NaN.
+    """
+    xp = xp_of(q)
+    pushed = (q.view("uint32") & 0x7F800000).view("float32")  # 2ᵉ
+    xp.maximum(pushed, 2.0 ** (1 - format.bias), out=pushed)
+    pushed *= 1.5 * 2.0 ** (23 - format.mantissa)
+    q += pushed
+    q -= pushed
+
+
+def ceil_power_of_two(s: Array) -> Array:
+    """The smallest power of two that is at least s, for positive normal float32 numbers."""
+    return ((s.view("uint32") + 0x7FFFFF) & 0x7F800000).view("float32")
 
 
 def encode(x: Array) -> Array:
