@@ -18,13 +18,15 @@ small to share.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from minideepseek.autograd import backend
-from minideepseek.autograd.engine import no_grad, ops
+from minideepseek.autograd.backend import Array
+from minideepseek.autograd.engine import Tensor, no_grad, ops
 from minideepseek.errors import InputError
 from minideepseek.layers.module import DEFAULT_SEED
 from minideepseek.model.transformer import DeepSeekV3
@@ -67,6 +69,19 @@ def draw(p: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.minimum(tokens, last)
 
 
+def choose(
+    logits: np.ndarray, sampling: tuple, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A token (B,) for each row of host logits (B, V), and the law it was drawn from, (B, V).
+
+    sampling: (temperature, top_k, top_p). Greedy decoding draws nothing, and its law is None.
+    """
+    if sampling[0] == 0:
+        return logits.argmax(-1), None
+    p = probabilities(logits, *sampling)
+    return draw(p, rng), p
+
+
 def check_sampling(temperature: float, top_k: int | None, top_p: float) -> None:
     """InputError for values that define no distribution."""
     if not 0 <= temperature < float("inf"):
@@ -98,26 +113,13 @@ def generate(
     token ids out of range, more tokens than max_position_embeddings, or rows that differ in length
     and nothing to pad them with.
     """
-    steps = stream(
+    asked = request(
         model, ids, max_new_tokens, temperature, top_k, top_p, eos_token_id, rng, lengths
     )
-    prompt = np.asarray(ids)
-    ends = _prompt_lengths(prompt, lengths)
-    _check_token(model, "pad_token_id", pad_token_id)
-    pad = pad_token_id if pad_token_id is not None else eos_token_id
-    if pad is None and ends.min() < prompt.shape[1]:
-        raise InputError("pad_token_id: got None, needed for rows that differ in length")
-    out = np.full((prompt.shape[0], prompt.shape[1] + max_new_tokens), -1, np.int64)
-    for row, end in enumerate(ends):
-        out[row, :end] = prompt[row, :end]
-    new = 0
-    for tokens in steps:  # −1 where a row has ended
-        out[np.arange(len(ends)), ends + new] = tokens
-        new += 1
-    out = out[:, : prompt.shape[1] + new]
-    if pad is not None:
-        out[out < 0] = pad
-    return out
+    pad = padding(model, asked, pad_token_id)
+    steps = list(_steps(model, asked))  # −1 where a row has ended
+    rows = range(len(asked.ends))
+    return lay_out(asked, [[t[row] for t in steps if t[row] >= 0] for row in rows], pad)
 
 
 def stream(
@@ -132,6 +134,96 @@ def stream(
     lengths: Any = None,
 ) -> Iterator[np.ndarray]:
     """The tokens of `generate` as they are made: an array (B,) per step, −1 for ended rows."""
+    return _steps(
+        model,
+        request(model, ids, max_new_tokens, temperature, top_k, top_p, eos_token_id, rng, lengths),
+    )
+
+
+def _steps(model: DeepSeekV3, asked: Request) -> Iterator[np.ndarray]:
+    rows = np.arange(len(asked.ends))
+    alive = np.ones(len(rows), bool)
+    cache = model.new_cache(len(rows), int(asked.ends.max()) + asked.max_new_tokens)
+    feed, counts = asked.prompt[:, : asked.ends.max()], asked.ends
+    for _ in range(asked.max_new_tokens):
+        tokens, _ = choose(next_logits(model, feed, cache, counts), asked.sampling, asked.rng)
+        yield np.where(alive, tokens, -1)
+        if asked.eos_token_id is not None:
+            alive &= tokens != asked.eos_token_id
+            if not alive.any():
+                return
+        feed, counts = tokens[rows, None], np.ones_like(asked.ends)
+
+
+def next_logits(model: DeepSeekV3, feed: Any, cache: Any, counts: np.ndarray) -> np.ndarray:
+    """Logits (B, V) on the host after each row's last real token of feed (B, T), which is cached.
+
+    counts (B,): how many of the T tokens of each row are real; the others are padding on the right.
+    """
+    h = read(model, feed, cache, counts)
+    last = h[:, -1:] if (counts == h.shape[1]).all() else pick(h, counts[:, None] - 1)
+    return host_logits(model, last)[:, 0]
+
+
+def read(model: DeepSeekV3, feed: Any, cache: Any, counts: np.ndarray) -> Tensor:
+    """The normed states (B, T, d) of feed (B, T); of row b the first counts[b] are cached."""
+    ids = model.check_ids(feed)
+    real, mask = padded(counts, ids)
+    with no_grad(), own_thread(ids.size):
+        return model.hidden(ids, cache, real, mask)[0]
+
+
+def host_logits(model: DeepSeekV3, h: Tensor) -> np.ndarray:
+    """Logits (B, T, V) on the host for states (B, T, d)."""
+    with no_grad():
+        return backend.to_host(model.logits(h).data)
+
+
+def padded(counts: np.ndarray, ids: Array) -> tuple[np.ndarray | None, Array | None]:
+    """(counts, mask) as layers take them for ids (B, T), right-padded to counts; or two Nones."""
+    if (counts == ids.shape[1]).all():
+        return None, None
+    mask = np.arange(ids.shape[1]) < counts[:, None]
+    return counts, backend.like(mask.astype(np.int64), ids)
+
+
+def own_thread(tokens: int) -> contextlib.AbstractContextManager:
+    """A context for the work of so many tokens: few of them stay on the caller's thread."""
+    return backend.serial() if tokens < 8 else contextlib.nullcontext()
+
+
+def pick(h: Tensor, at: np.ndarray) -> Tensor:
+    """h (B, T, d) and host columns at (B, S) → (B, S, d), row b's states at its own columns."""
+    batch, tokens, width = h.shape
+    flat = backend.like(np.arange(batch)[:, None] * tokens + at, h.data)
+    return ops.take(ops.reshape(h, shape=(batch * tokens, width)), flat)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to continue, and how: checked. prompt (B, T) and ends (B,), its rows' real tokens, are
+    host integers; sampling: (temperature, top_k, top_p)."""
+
+    prompt: np.ndarray
+    ends: np.ndarray
+    max_new_tokens: int
+    sampling: tuple
+    eos_token_id: int | None
+    rng: np.random.Generator
+
+
+def request(
+    model: DeepSeekV3,
+    ids: Any,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    eos_token_id: int | None,
+    rng: Any,
+    lengths: Any,
+) -> Request:
+    """The Request of `generate`'s arguments; InputError as there."""
     check_sampling(temperature, top_k, top_p)
     if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
         raise InputError(f"max_new_tokens: got {max_new_tokens!r}, expected an integer ≥ 0")
@@ -145,59 +237,26 @@ def stream(
             f"than max_position_embeddings {limit}"
         )
     rng = np.random.default_rng(DEFAULT_SEED) if rng is None else rng
-    sampling = (temperature, top_k, top_p)
-    return _steps(model, prompt, ends, max_new_tokens, sampling, eos_token_id, rng)
+    return Request(prompt, ends, max_new_tokens, (temperature, top_k, top_p), eos_token_id, rng)
 
 
-def _steps(
-    model: DeepSeekV3,
-    prompt: np.ndarray,
-    ends: np.ndarray,
-    max_new_tokens: int,
-    sampling: tuple,
-    eos_token_id: int | None,
-    rng: np.random.Generator,
-) -> Iterator[np.ndarray]:
-    rows = np.arange(len(ends))
-    alive = np.ones(len(ends), bool)
-    cache = model.new_cache(len(ends), int(ends.max()) + max_new_tokens)
-    feed, counts = prompt[:, : ends.max()], ends
-    for _ in range(max_new_tokens):
-        logits = next_logits(model, feed, cache, counts)
-        if sampling[0] == 0:
-            tokens = logits.argmax(-1)
-        else:
-            tokens = draw(probabilities(logits, *sampling), rng)
-        yield np.where(alive, tokens, -1)
-        if eos_token_id is not None:
-            alive &= tokens != eos_token_id
-            if not alive.any():
-                return
-        feed, counts = tokens[rows, None], np.ones_like(ends)
+def padding(model: DeepSeekV3, asked: Request, pad_token_id: int | None) -> int | None:
+    """The token behind rows that are shorter; InputError if there is none and one is needed."""
+    _check_token(model, "pad_token_id", pad_token_id)
+    pad = pad_token_id if pad_token_id is not None else asked.eos_token_id
+    if pad is None and asked.ends.min() < asked.prompt.shape[1]:
+        raise InputError("pad_token_id: got None, needed for rows that differ in length")
+    return pad
 
 
-def next_logits(model: DeepSeekV3, feed: Any, cache: Any, counts: np.ndarray) -> np.ndarray:
-    """Logits (B, V) on the host after each row's last real token of feed (B, T), which is cached.
-
-    counts (B,): how many of the T tokens of each row are real; the others are padding on the right.
-    """
-    ids = model.check_ids(feed)
-    (batch, tokens), ragged = feed.shape, (counts != feed.shape[1]).any()
-    mask = None
-    if ragged:
-        mask = backend.like((np.arange(tokens) < counts[:, None]).astype(np.int64), ids)
-    quiet = backend.serial() if batch * tokens < 8 else contextlib.nullcontext()
-    with no_grad(), quiet:
-        h, _ = model.hidden(ids, cache, counts if ragged else None, mask)
-        last = h[:, -1:] if not ragged else _last_states(h, counts)
-        return backend.to_host(model.logits(last).data)[:, 0]
-
-
-def _last_states(h: Any, counts: np.ndarray) -> Any:
-    """h (B, T, d) → (B, 1, d), the state of each row's last real token."""
-    batch, tokens, width = h.shape
-    at = backend.like(np.arange(batch) * tokens + counts - 1, h.data)
-    return ops.take(ops.reshape(h, shape=(batch * tokens, width)), at[:, None])
+def lay_out(asked: Request, new: Sequence[Sequence[int]], pad: int | None) -> np.ndarray:
+    """(B, T + the most new tokens): each row's prompt, its new tokens right behind, padding."""
+    width = asked.prompt.shape[1] + max(len(row) for row in new)
+    out = np.full((len(new), width), -1 if pad is None else pad, np.int64)
+    for row, (end, tokens) in enumerate(zip(asked.ends, new, strict=True)):
+        out[row, :end] = asked.prompt[row, :end]
+        out[row, end : end + len(tokens)] = tokens
+    return out
 
 
 def _prompt_lengths(prompt: np.ndarray, lengths: Any) -> np.ndarray:
