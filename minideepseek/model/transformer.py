@@ -40,7 +40,7 @@ from minideepseek.layers.cache import ModelCache
 from minideepseek.layers.decoder import DecoderLayer
 from minideepseek.layers.module import DEFAULT_SEED, Embedding, Init, Linear, Module, RMSNorm
 from minideepseek.layers.moe import DeepSeekMoE, Router, Routing, sequence_balance_loss
-from minideepseek.layers.mtp import MTPModel
+from minideepseek.layers.mtp import MTPModel, cross_entropy
 from minideepseek.layers.rope import RotaryEmbedding
 from minideepseek.model.config import DeepSeekV3Config
 
@@ -185,26 +185,18 @@ class DeepSeekV3(Module):
             host = _right_padding(mask, ids.shape)
             mask, terms = backend.like(host, ids), max(1, int(host[:, 1:].sum()))
         h, routings = self.hidden(ids[:, :-1], mask=None if mask is None else mask[:, 1:])
-        main = self._cross_entropy(h, ids, 1, mask, terms)
-        total, mtp = main, []
+        main = cross_entropy(self.logits(h), ids, 1, mask, terms)
+        total, mtp = main, list[Tensor]()
         if mtp_weight and self.mtp.layers:
-            depths = self.mtp(h, ids, self.model.embed_tokens, mask)
-            for k, (state, routing) in enumerate(depths, start=1):
-                mtp.append(self._cross_entropy(state, ids, k + 1, mask, terms))
-                routings.append(routing)
-                total = total + mtp[-1] * (mtp_weight / len(self.mtp.layers))
+            embedding = self.model.embed_tokens
+            mtp, decided = self.mtp.losses(h, ids, embedding, self.logits, mask, terms)
+            routings += decided
+            for one in mtp:
+                total = total + one * (mtp_weight / len(mtp))
         balance = self._balance(routings, ids.shape, mask)
         if balance is not None:
             total = total + balance
         return Losses(total, main, mtp, balance, routings)
-
-    def _cross_entropy(self, h: Tensor, ids: Array, ahead: int, mask: Any, terms: int) -> Tensor:
-        """Σ −ln P(x_{t+ahead}) / terms over the slots of h (B, N − ahead, d)."""
-        logits, targets = self.logits(h), ids[:, ahead:]
-        if mask is None:
-            return ops.softmax_cross_entropy(logits, targets, denominator=terms)
-        weights = mask[:, ahead:].astype(h.dtype)
-        return ops.softmax_cross_entropy(logits, targets, weights, denominator=terms)
 
     def _balance(self, routings: list[Routing], shape: tuple, mask: Any) -> Tensor | None:
         """Σ of the sequence-wise losses of the MoE layers, or None for α = 0."""
