@@ -13,6 +13,9 @@ hundred is uneven for most of them, and γ · steps ≥ 4 is a good choice (chap
 Towards the end it is set to 0, as V3 did for its last tokens, so that the model ends under a fixed
 routing.
 
+λ, the weight of multi-token prediction (chapter 4a), falls as V3's did, from 0.3 to 0.1 after 10 of
+14.8 trillion tokens: here after the same share of the steps. A λ that is smaller stays as it is.
+
 A run's directory
 -----------------
     metrics.jsonl              one object a step
@@ -45,6 +48,8 @@ from minideepseek.training.blame import blame
 from minideepseek.training.data import BatchLoader, evaluation_windows
 from minideepseek.training.optim import AdamW, clip_grad_norm, cosine_schedule, matrices_only
 
+LATE, LATE_MTP_WEIGHT = 10 / 14.8, 0.1  # when V3's λ fell, as a share of its tokens, and to what
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -66,7 +71,7 @@ class Plan:
     final_learning_rate: float = 0.1  # of the peak
     weight_decay: float = 0.1  # of matrices
     clip_norm: float = 1.0
-    mtp_weight: float = 0.3  # λ
+    mtp_weight: float = 0.3  # λ, until LATE
     bias_step: float = 0.01  # γ
     bias_frozen: float = 0.1  # the last share of the steps, with γ = 0
     evaluate_every: int = 200
@@ -79,6 +84,11 @@ class Plan:
     def gamma(self, step: int) -> float:
         """γ of step 0 … steps − 1."""
         return self.bias_step if step < self.steps * (1 - self.bias_frozen) else 0.0
+
+    def mtp_lambda(self, step: int) -> float:
+        """λ of step 0 … steps − 1."""
+        early = step < self.steps * LATE
+        return self.mtp_weight if early else min(self.mtp_weight, LATE_MTP_WEIGHT)
 
 
 _AT_LEAST = {
@@ -167,7 +177,7 @@ class Trainer:
         counts, parts = [], []
         batches = [self.loader.next_batch() for _ in range(plan.accumulate)]
         for ids in batches:
-            losses = self.model.losses(ids, mtp_weight=plan.mtp_weight)
+            losses = self.model.losses(ids, mtp_weight=plan.mtp_lambda(self.done))
             (losses.total * (1 / plan.accumulate)).backward()
             counts.append([routing.counts for routing in losses.routings])
             parts.append(_values(losses))
@@ -224,7 +234,7 @@ class Trainer:
     def _blame(self, batches: list[np.ndarray], metrics: dict[str, Any]) -> str:
         def again() -> None:
             for ids in batches:
-                self.model.losses(ids, mtp_weight=self.plan.mtp_weight)
+                self.model.losses(ids, mtp_weight=self.plan.mtp_lambda(self.done))
 
         loss, norm = metrics["loss"], metrics["grad_norm"]
         return blame(self.done + 1, loss, norm, self.parameters, again)

@@ -103,6 +103,19 @@ def test_metrics_of_a_dense_model():
     assert metrics["max_vio"] == metrics["dead_experts"] == metrics["expert_load"] == []
 
 
+def test_lambda_falls_after_the_share_of_steps_that_v3_took():
+    """0.3 for 10 of 14.8 parts, then 0.1; what is below 0.1 stays."""
+    plan = dataclasses.replace(PLAN, steps=148)
+    assert [plan.mtp_lambda(t) for t in (0, 99, 100, 147)] == [0.3, 0.3, 0.1, 0.1]
+    low = dataclasses.replace(plan, mtp_weight=0.05)
+    assert {low.mtp_lambda(t) for t in range(148)} == {0.05}
+    trainer = tiny.trainer()  # 6 steps: λ falls behind the fifth
+    for step in range(6):
+        metrics = trainer.step()
+        weighted = metrics["loss"] - metrics["main_loss"] - metrics["aux_loss"]
+        assert weighted / metrics["mtp_loss"] == pytest.approx(0.3 if step < 5 else 0.1, rel=1e-4)
+
+
 def test_without_mtp_weight_the_module_is_left_alone():
     trainer = tiny.trainer(dataclasses.replace(PLAN, mtp_weight=0.0))
     before = weights(trainer)
