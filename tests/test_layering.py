@@ -30,6 +30,7 @@ HOST_ONLY = {
     "model/safetensors.py": "files hold host arrays",
     "model/tokenizer.py": "texts become host arrays of ids",
     "model/transformer.py": "checks ids and masks on the host before they are sent",
+    "model/decoding.py": "is for models on the host, and says so",
     "model/generate.py": "samples on the host, the same for every device",
     "training/data.py": "batches are drawn on the host",
     "training/trainer.py": "adds up the experts' counts, which are read to the host once a step",

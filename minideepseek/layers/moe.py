@@ -95,7 +95,7 @@ def route(scores: Array, bias: Array, *, k: int, n_group: int, topk_group: int) 
     check_routing(scores.shape[-1], k, n_group, topk_group)
     biased = scores + bias
     if topk_group < n_group:
-        biased = _kept_groups(biased, n_group, topk_group)
+        biased = kept_groups(biased, n_group, topk_group)
     return top_k(biased, k)
 
 
@@ -111,7 +111,7 @@ def check_routing(experts: int, k: int, n_group: int = 1, topk_group: int = 1) -
         raise InputError(f"num_experts_per_tok: got {k}, expected 1 to {reachable}, {where}")
 
 
-def _kept_groups(biased: Array, n_group: int, topk_group: int) -> Array:
+def kept_groups(biased: Array, n_group: int, topk_group: int) -> Array:
     """biased (N, E) with the experts of all but the best topk_group groups set to −∞."""
     xp, (n, experts) = xp_of(biased), biased.shape
     groups = biased.reshape(n, n_group, experts // n_group)

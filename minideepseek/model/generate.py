@@ -11,8 +11,8 @@ The draw inverts the cumulative distribution at one uniform number, made on the 
 that every device draws the same tokens from the same generator.
 
 The prompt is read in one pass; then each step feeds one token per row, and attention runs absorbed
-over the cached latents (chapter 2). Decoding one sequence stays on one thread: its products are too
-small to share.
+over the cached latents (chapter 2). One sequence alone is decoded without Tensors (decoding.py) and
+on one thread: its products are too small to share.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from minideepseek.autograd.backend import Array
 from minideepseek.autograd.engine import Tensor, no_grad, ops
 from minideepseek.errors import InputError
 from minideepseek.layers.module import DEFAULT_SEED
+from minideepseek.model.decoding import Decoding, fits
 from minideepseek.model.transformer import DeepSeekV3
 
 
@@ -145,8 +146,13 @@ def _steps(model: DeepSeekV3, asked: Request) -> Iterator[np.ndarray]:
     alive = np.ones(len(rows), bool)
     cache = model.new_cache(len(rows), int(asked.ends.max()) + asked.max_new_tokens)
     feed, counts = asked.prompt[:, : asked.ends.max()], asked.ends
-    for _ in range(asked.max_new_tokens):
-        tokens, _ = choose(next_logits(model, feed, cache, counts), asked.sampling, asked.rng)
+    alone = Decoding(model, cache) if len(rows) == 1 and fits(model) else None
+    for step in range(asked.max_new_tokens):
+        if alone is not None and step:
+            logits = alone.logits(alone(feed[0]))
+        else:
+            logits = next_logits(model, feed, cache, counts)
+        tokens, _ = choose(logits, asked.sampling, asked.rng)
         yield np.where(alive, tokens, -1)
         if asked.eos_token_id is not None:
             alive &= tokens != asked.eos_token_id

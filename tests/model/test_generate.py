@@ -278,9 +278,12 @@ def test_a_step_reads_one_token_per_row_absorbed_and_alone_on_its_thread(monkeyp
 
     monkeypatch.setattr(DeepSeekV3, "hidden", watched)
     monkeypatch.setattr(backend, "serial", counted)
-    generate(model, draw_ids(NANO, 0, 1, 30), 4)
-    assert fed == [((1, 30), False, None)] + [((1, 1), True, None)] * 3
+    generate(model, draw_ids(NANO, 0, 2, 30), 4)
+    assert fed == [((2, 30), False, None)] + [((2, 1), True, None)] * 3
     assert alone == [1, 2, 3]
+    del fed[:], alone[:]
+    generate(model, draw_ids(NANO, 0, 1, 30), 4)
+    assert fed == [((1, 30), False, None)] and not alone  # then without Tensors: test_decoding.py
 
 
 def test_padding_of_prompts_is_routed_nowhere(monkeypatch):

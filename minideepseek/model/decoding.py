@@ -1,0 +1,219 @@
+r"""One sequence, a few tokens at a time, without tensors: the fast way to write
+
+A token of one sequence is a vector that is multiplied by matrices: two operations for each weight
+that is read, so that memory sets the pace and whatever is done between two products is overhead.
+Through Tensors a token of the preset `small` takes some 180 primitives of a few microseconds each,
+more than its products. Here the same arithmetic runs on plain host arrays, absorbed (chapter 2),
+with no tape, no blocks, no threads and no sorting of experts:
+
+    x ← x + W^O Attention(norm(x)),    x ← x + FFN(norm(x))      for each layer,    W_head norm(x)
+
+`transformer.py` and the layers are the definition, and what the tests compare with; only the last
+bits differ. It serves models of exactly those layers, on the host (`fits`); `generate` uses it for
+single sequences. T new tokens may come at once (drafts that are to be verified); for T = 1 every
+product is a matrix by a vector. What it gains: `python -m demos.benchmark`.
+
+>>> from minideepseek import DeepSeekV3, DeepSeekV3Config
+>>> model = DeepSeekV3(DeepSeekV3Config.preset("nano"), np.random.default_rng(0))
+>>> decoding = Decoding(model, model.new_cache(batch=1, capacity=8))
+>>> h = decoding(np.array([1, 2, 3]))               # three tokens; the cache holds them now
+>>> logits = decoding.logits(decoding(np.array([4])))
+>>> bool(abs(logits - model(np.array([[1, 2, 3, 4]])).data[0, -1:]).max() < 1e-6)
+True
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from minideepseek.autograd.fused import rotate, silu_parts
+from minideepseek.layers.cache import LatentCache, ModelCache
+from minideepseek.layers.decoder import DecoderLayer
+from minideepseek.layers.mla import DeepSeekAttention
+from minideepseek.layers.module import MLP, Linear, Module, RMSNorm
+from minideepseek.layers.moe import DeepSeekMoE, Experts, Router, kept_groups
+from minideepseek.model.transformer import DeepSeekV3
+
+Array = np.ndarray
+PLAIN = (DecoderLayer, DeepSeekAttention, MLP, DeepSeekMoE, Router, Experts, Linear, RMSNorm)
+
+
+def fits(model: DeepSeekV3) -> bool:
+    """Whether this file knows every layer of `model`, and its weights are on the host."""
+
+    def known(module: Module) -> bool:
+        return type(module) in PLAIN and all(known(part) for _, part in module.children())
+
+    return model.device == "cpu" and all(known(layer) for layer in model.model.layers)
+
+
+def times(x: Array, weight: Array) -> Array:
+    """x Wᵀ for x (T, in), weight (out, in). Two or three vectors one by one: BLAS would copy W."""
+    if not 1 < len(x) < 4:
+        return x @ weight.T
+    y = np.empty((len(x), len(weight)), x.dtype)
+    for one, out in zip(x, y, strict=True):
+        np.dot(weight, one, out=out)
+    return y
+
+
+def product(linear: Linear) -> Callable[[Array], Array]:
+    """x (T, in) → x Wᵀ + b (T, out)."""
+    weight = linear.weight.data
+    if "bias" not in vars(linear):
+        return lambda x: times(x, weight)
+    bias = linear.bias.data
+    return lambda x: times(x, weight) + bias
+
+
+def norm(layer: RMSNorm) -> Callable[[Array], Array]:
+    """x (T, d) → its rows over their root mean squares, times the weight."""
+    weight, eps = layer.weight.data, layer.eps
+
+    def normed(x: Array) -> Array:
+        if len(x) == 1:
+            return x * (1 / math.sqrt(np.vdot(x, x) / x.shape[-1] + eps)) * weight
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight
+
+    return normed
+
+
+class Attention:
+    """Latent attention of T new tokens, whose latents it appends to its cache.  x (T, d) → (T, d)
+
+    cos, sin (T, dr/2): the new tokens' angles.
+    """
+
+    def __init__(self, layer: DeepSeekAttention, cache: LatentCache) -> None:
+        self.cache, self.scale, self.interleaved = cache, layer.scale, layer.rotary.interleaved
+        self.heads, self.nope, self.latent = layer.heads, layer.nope, layer.latent
+        if "q_proj" in vars(layer):
+            self.queries = product(layer.q_proj)
+        else:
+            down, between = product(layer.q_a_proj), norm(layer.q_a_layernorm)
+            up = product(layer.q_b_proj)
+            self.queries = lambda x: up(between(down(x)))
+        self.latents, self.kv_norm = product(layer.kv_a_proj_with_mqa), norm(layer.kv_a_layernorm)
+        self.w_kv = layer.kv_b_proj.weight.data  # per head [W^UK | W^UV]
+        w = self.w_kv.reshape(self.heads, -1, self.latent)
+        self.w_uk, self.w_uv = w[:, : self.nope], w[:, self.nope :].swapaxes(1, 2)
+        self.output = product(layer.o_proj)
+
+    def __call__(self, x: Array, cos: Array, sin: Array) -> Array:
+        t, r = len(x), self.latent
+        q = self.queries(x).reshape(t, self.heads, -1)  # (T, H, dn + dr)
+        c = self.latents(x)  # (T, r + dr)
+        turning = np.concatenate((q[:, :, self.nope :], c[:, None, r:]), 1)
+        turned = rotate(turning, cos, sin, self.interleaved)  # every head's q^R, and k^R behind
+        c[:, :r], c[:, r:] = self.kv_norm(c[:, :r]), turned[:, -1]
+        stored = self.cache.append(c[None])[0]  # (S, r + dr)
+        y = self.read(q[:, :, : self.nope], turned[:, :-1], stored)
+        return self.output(y.reshape(t, -1))
+
+    def read(self, q_c: Array, q_r: Array, stored: Array) -> Array:
+        """What T queries of H heads, (T, H, dn) and (T, H, dr), find in stored (S, r + dr), whose
+        last T tokens are their own.  → (T, H, dv)"""
+        (t, h, _), r = q_c.shape, self.latent
+        q = np.empty((h, t, stored.shape[1]), stored.dtype)
+        np.matmul(q_c.swapaxes(0, 1), self.w_uk, out=q[:, :, :r])
+        q[:, :, r:] = q_r.swapaxes(0, 1)
+        q *= self.scale
+        p = q.reshape(h * t, -1) @ stored.T
+        total = softmax_parts(p, t)
+        y = p @ stored[:, :r]
+        y /= total
+        return np.matmul(y.reshape(h, t, r), self.w_uv).swapaxes(0, 1)
+
+
+def softmax_parts(scores: Array, tokens: int) -> Array:
+    """scores (H·T, S) of the last T tokens ← e^(scores − max), 0 for later ones; → row sums."""
+    if tokens > 1:
+        later = np.triu(np.full((tokens, tokens), -np.inf, scores.dtype), 1)
+        scores.reshape(-1, tokens, scores.shape[-1])[:, :, -tokens:] += later
+    scores -= scores.max(-1, keepdims=True)
+    np.exp(scores, out=scores)
+    return scores.sum(-1, keepdims=True)
+
+
+def feed_forward(layer: MLP) -> Callable[[Array], Array]:
+    """SwiGLU of x (T, d)."""
+    gate, up, down = (product(part) for part in (layer.gate_proj, layer.up_proj, layer.down_proj))
+    return lambda x: down(silu_parts(gate(x))[1] * up(x))
+
+
+class Mixture:
+    """DeepSeekMoE of T tokens, each expert a matrix by a vector."""
+
+    def __init__(self, layer: DeepSeekMoE) -> None:
+        self.gate, self.shared = layer.gate, feed_forward(layer.shared_experts)
+        self.affinity = layer.gate.weight.data
+        self.gate_up = layer.experts.gate_up_proj.data
+        self.down = layer.experts.down_proj.data
+        self.normalise, self.factor = layer.normalise, layer.factor
+
+    def __call__(self, x: Array) -> Array:
+        s = 0.5 * np.tanh(0.5 * times(x, self.affinity)) + 0.5  # (T, E)
+        y = self.shared(x)
+        for t, experts in enumerate(self.choose(s)):
+            g = s[t, experts]
+            if self.normalise:
+                g = g / (g.sum() + 1e-20)
+            y[t] += self.routed(x[t], experts.tolist(), g * self.factor)
+        return y
+
+    def choose(self, s: Array) -> Array:
+        """moe.route's experts (T, k) of the affinities (T, E); a sort beats its k passes here."""
+        gate, biased = self.gate, s + self.gate.e_score_correction_bias
+        if gate.topk_group < gate.n_group:
+            biased = kept_groups(biased, gate.n_group, gate.topk_group)
+        return np.argsort(-biased, -1, kind="stable")[:, : gate.k]
+
+    def routed(self, x: Array, experts: list[int], g: Array) -> Array:
+        """Σⱼ gⱼ FFNⱼ(x) for one token x (d,)."""
+        m = self.down.shape[-1]
+        h = np.empty((len(experts), 2 * m), x.dtype)
+        for row, e in zip(h, experts, strict=True):
+            np.dot(self.gate_up[e], x, out=row)
+        a = silu_parts(h[:, :m])[1]
+        a *= h[:, m:]
+        a *= g[:, None]
+        y = self.down[experts[0]] @ a[0]
+        for row, e in zip(a[1:], experts[1:], strict=True):
+            y += self.down[e] @ row
+        return y
+
+
+class Decoding:
+    """decoding(ids): the normed last states (T, d) of T tokens (T,) that follow those in `cache`.
+
+    model: one that `fits`; cache: its, of one row. Weights are read where they are, so that a
+    model that is trained further may be decoded further.
+    """
+
+    def __init__(self, model: DeepSeekV3, cache: ModelCache) -> None:
+        self.cache, self.rotary = cache, model.model.layers[0].self_attn.rotary
+        self.embedding = model.model.embed_tokens.weight.data
+        self.norm, self.layers = norm(model.model.norm), []
+        for layer, past in zip(model.model.layers, cache.layers, strict=True):
+            block = layer.mlp
+            feed = feed_forward(block) if isinstance(block, MLP) else Mixture(block)
+            attention = Attention(layer.self_attn, past)
+            norms = norm(layer.input_layernorm), norm(layer.post_attention_layernorm)
+            self.layers.append((norms[0], attention, norms[1], feed))
+        tied = model.config.tie_word_embeddings
+        self.head = self.embedding if tied else model.lm_head.weight.data
+
+    def __call__(self, ids: Array) -> Array:
+        x = self.embedding[ids]
+        cos, sin = self.rotary.tables(int(self.cache.lengths[0]), len(ids), x)
+        for before, attend, between, feed in self.layers:
+            x = x + attend(before(x), cos, sin)
+            x = x + feed(between(x))
+        return self.norm(x)
+
+    def logits(self, h: Array) -> Array:
+        """W_head h.  h (T, d) → (T, V)."""
+        return times(h, self.head)
