@@ -14,13 +14,14 @@ Counted: FLOPs, two for each multiplication in a matrix product; and bytes, what
 attention read and write (operands and results, K and V copied together with them; not the scores,
 which stay in a core's cache, nor the experts' weights). Both come from the shapes of what runs.
 
-Timed: the whole token, on one thread, as decoding one sequence always is: the seconds that this
-thread works, without those in which it waits for other processes. Kinds and contexts take turns in
-every round, and the fastest run of each counts: what else the machine does only adds.
-a + b·T is fitted from 1,024 tokens on, to least relative squares, and b stands beside what FLOPs
-and bytes alone would take at this machine's rates: float32 products of square matrices, and copies
-of arrays of 64 MiB, one thread each, the fastest of the same rounds. A last table takes b of the
-absorbed form apart.
+Timed: the whole token as `generate` makes it for one sequence, without Tensors and on one thread:
+the seconds that this thread works, without those in which it waits for other processes. Kinds and
+contexts take turns in every round, and the fastest run of each counts: what else the machine does
+only adds. a + b·T is fitted from 1,024 tokens on, to least relative squares, and b stands beside
+what FLOPs and bytes alone would take at this machine's rates: float32 products of square matrices,
+and copies of arrays of 64 MiB, one thread each, the fastest of the same rounds. A last table takes
+b of the absorbed form apart. Re-expanded is the layer's naive form, which copies k^R beside every
+head's k^C; a form of it that does not is timed too.
 
 Caches hold random numbers: the time does not depend on them. Writes mla_cost.html and results.json.
 """
@@ -106,7 +107,8 @@ def findings(found: dict[str, Any]) -> list[str]:
             word = "reached" if ratio >= target else "NOT reached"
             said.append(
                 f"absorbed against re-expanded, whole token at {context:,}: {ratio:.1f} × "
-                f"(at least {target} ×: {word})"
+                f"(at least {target} ×: {word}); against the naive form that copies no key "
+                f"{found['lean'][i] / fast['seconds'][i]:.1f} ×"
             )
     word = "reached" if fast["off"] <= 0.2 else "NOT reached"
     name, least = max(("FLOPs", fast["b_by_flops"]), ("bytes", fast["b_by_bytes"]),

@@ -1,5 +1,9 @@
 r"""What `mla_cost` measures with: decoders that differ in their attention alone, FLOPs and bytes
 counted from what runs, seconds taken in turns, this machine's rates.
+
+A token is timed as `generate` makes it for one sequence, without Tensors (model/decoding.py), with
+another attention put in where a kind has one; FLOPs and bytes are counted in the same products as
+the layers compute them through Tensors.
 """
 
 from __future__ import annotations
@@ -19,7 +23,11 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 
 from minideepseek import DeepSeekV3, DeepSeekV3Config, ops  # noqa: E402
+from minideepseek.autograd.engine import PRIMITIVES  # noqa: E402
+from minideepseek.autograd.fused import rotate  # noqa: E402
 from minideepseek.layers.attention import GroupedQueryAttention  # noqa: E402
+from minideepseek.layers.cache import LatentCache  # noqa: E402
+from minideepseek.model.decoding import Attention, Decoding, product, softmax_parts  # noqa: E402
 from minideepseek.model.generate import next_logits  # noqa: E402
 
 GROUPS = {"MHA": 8, "GQA-2": 2}
@@ -48,9 +56,63 @@ def model_of(kind: str) -> DeepSeekV3:
                 max_position_embeddings=config.max_position_embeddings,
                 rng=rng,
             )
-        elif kind == "MLA re-expanded":
+        elif kind in ("MLA re-expanded", LEAN):
             part.self_attn.absorbed_is_cheaper = lambda tokens: False
     return model
+
+
+class Grouped:
+    """GroupedQueryAttention of one new token, without Tensors."""
+
+    def __init__(self, layer: GroupedQueryAttention, cache: LatentCache) -> None:
+        self.layer, self.cache = layer, cache
+        self.q, self.k, self.v, self.o = map(
+            product, (layer.q_proj, layer.k_proj, layer.v_proj, layer.o_proj)
+        )
+
+    def __call__(self, x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+        heads, groups, width = self.layer.heads, self.layer.groups, self.layer.width
+        turning = np.concatenate((self.q(x), self.k(x)), -1).reshape(1, heads + groups, width)
+        turned = rotate(turning, cos, sin, False)
+        kv = np.concatenate((turned[:, heads:], self.v(x).reshape(1, groups, width)), -1)
+        seen = self.cache.append(kv.reshape(1, 1, -1)).reshape(-1, groups, 2 * width)
+        q = turned[0, :heads].reshape(groups, -1, width) * self.layer.scale
+        p = np.matmul(q, seen[..., :width].transpose(1, 2, 0))
+        total = softmax_parts(p, 1)
+        y = np.matmul(p, seen[..., width:].swapaxes(0, 1)) / total
+        return self.o(y.reshape(1, -1))
+
+
+class Reexpanded(Attention):
+    """The naive form, by the primitive that the layer itself uses."""
+
+    def expanded(self, stored: np.ndarray) -> np.ndarray:
+        """Keys and values of all heads, (S, H, dn + dv)."""
+        return (stored[:, : self.latent] @ self.w_kv.T).reshape(len(stored), self.heads, -1)
+
+    def read(self, q_c: np.ndarray, q_r: np.ndarray, stored: np.ndarray) -> np.ndarray:
+        kv, shared = self.expanded(stored)[None], stored[None, :, None, self.latent :]
+        k, _ = PRIMITIVES["append_shared"](kv[..., : self.nope], shared)
+        q, before = np.concatenate((q_c, q_r), -1)[None], len(stored) - len(q_c)
+        v = kv[..., self.nope :]
+        return PRIMITIVES["attention"](q, k, v, scale=self.scale, offsets=before)[0][0]
+
+
+class Lean(Reexpanded):
+    """The naive form of one token with as little as it can: k^R is not copied beside every k^C."""
+
+    def read(self, q_c: np.ndarray, q_r: np.ndarray, stored: np.ndarray) -> np.ndarray:
+        kv = self.expanded(stored)
+        p = np.matmul(q_c[0, :, None] * self.scale, kv[..., : self.nope].transpose(1, 2, 0))
+        p += (q_r[0] * self.scale @ stored[:, self.latent :].T)[:, None]
+        total = softmax_parts(p, 1)
+        y = np.matmul(p, kv[..., self.nope :].swapaxes(0, 1)) / total
+        return y.swapaxes(0, 1)
+
+
+LEAN = "MLA re-expanded, no key copied"
+ATTENTION = {"MHA": Grouped, "GQA-2": Grouped, "MLA re-expanded": Reexpanded, LEAN: Lean,
+             "MLA absorbed": Attention}  # fmt: skip
 
 
 class Decoder:
@@ -62,11 +124,22 @@ class Decoder:
         for layer in self.cache.layers:
             layer.append(rng.standard_normal((1, longest, layer.width), np.float32))
         self.width = self.cache.layers[0].width
+        bare = type("Bare", (Decoding,), {"attention": ATTENTION[kind]})
+        self.decoding = bare(self.model, self.cache)
 
-    def token(self, context: int) -> np.ndarray:
-        """Logits after one more token; the caches then hold context + 1."""
+    def holding(self, context: int) -> None:
+        """The caches cut to so many tokens."""
         for layer in self.cache.layers:
             layer.lengths[:] = context
+
+    def token(self, context: int) -> np.ndarray:
+        """Logits (1, V) after one more token; the caches then hold context + 1."""
+        self.holding(context)
+        return self.decoding.logits(self.decoding(np.array([1])))
+
+    def by_layers(self, context: int) -> np.ndarray:
+        """The same through the layers' Tensors."""
+        self.holding(context)
         return next_logits(self.model, np.array([[1]]), self.cache, np.array([1]))
 
 
@@ -121,7 +194,7 @@ def count(decoder: Decoder, contexts: tuple[int, ...]) -> dict[str, list[int]]:
     totals: dict[str, list[int]] = {"flops": [], "bytes": []}
     for context in contexts:
         with counting() as seen:
-            decoder.token(context)
+            decoder.by_layers(context)
         for name, values in totals.items():
             values.append(seen[name])
     return totals
@@ -226,8 +299,8 @@ def slope(contexts: tuple[int, ...], values: list[int]) -> float:
 
 def measure(contexts: tuple[int, ...], rounds: int, copied: int) -> dict[str, Any]:
     """All numbers of the demo, as results.json has them; seconds, FLOPs and bytes."""
-    decoders = {kind: Decoder(kind, contexts[-1]) for kind in KINDS}
-    counts = {kind: count(decoder, contexts) for kind, decoder in decoders.items()}
+    decoders = {kind: Decoder(kind, contexts[-1]) for kind in (*KINDS, LEAN)}
+    counts = {kind: count(decoders[kind], contexts) for kind in KINDS}
     seconds, (flops, copies), parts = clock(decoders, contexts, rounds, copied)
     kinds = {}
     for kind in KINDS:
@@ -247,5 +320,6 @@ def measure(contexts: tuple[int, ...], rounds: int, copied: int) -> dict[str, An
         "kinds": kinds,
         "flops_per_second": flops,
         "bytes_per_second": copies,
+        "lean": seconds[LEAN],
         "parts": {name: value / contexts[-1] for name, value in parts.items()},
     }

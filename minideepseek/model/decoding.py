@@ -193,6 +193,8 @@ class Decoding:
     model that is trained further may be decoded further.
     """
 
+    attention: Callable = Attention  # (layer, cache) → attend(x, cos, sin); demos compare others
+
     def __init__(self, model: DeepSeekV3, cache: ModelCache) -> None:
         self.cache, self.rotary = cache, model.model.layers[0].self_attn.rotary
         self.embedding = model.model.embed_tokens.weight.data
@@ -200,7 +202,7 @@ class Decoding:
         for layer, past in zip(model.model.layers, cache.layers, strict=True):
             block = layer.mlp
             feed = feed_forward(block) if isinstance(block, MLP) else Mixture(block)
-            attention = Attention(layer.self_attn, past)
+            attention = self.attention(layer.self_attn, past)
             norms = norm(layer.input_layernorm), norm(layer.post_attention_layernorm)
             self.layers.append((norms[0], attention, norms[1], feed))
         tied = model.config.tie_word_embeddings

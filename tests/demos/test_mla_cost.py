@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from demos import mla_cost
-from demos.mla_meter import KINDS, Decoder, count, fit, seconds_of, slope
+from demos.mla_meter import KINDS, LEAN, Decoder, count, fit, seconds_of, slope
 from minideepseek.model.ledger import flops_per_token
 
 CONTEXTS = (3, 40)
@@ -22,6 +22,7 @@ def decoders():
 def test_both_forms_of_mla_are_one_function(decoders):
     slow, fast = (decoders[kind].token(40) for kind in WAYS)
     assert np.abs(slow - fast).max() < 1e-4 * np.abs(fast).max()
+    assert np.abs(Decoder(LEAN, 40).token(40) - fast).max() < 1e-4 * np.abs(fast).max()
     assert np.abs(decoders["MHA"].token(40) - fast).max() > 1e-2 * np.abs(fast).max()
 
 
@@ -30,6 +31,12 @@ def test_a_token_sees_its_context_and_no_more(decoders):
     near, far = decoder.token(3), decoder.token(40)
     assert decoder.cache.lengths.tolist() == [41]
     assert np.array_equal(decoder.token(3), near) and not np.array_equal(near, far)
+
+
+def test_what_is_timed_is_what_the_layers_compute(decoders):
+    for decoder in decoders.values():
+        bare, through = decoder.token(40), decoder.by_layers(40)
+        assert np.abs(bare - through).max() < 1e-4 * np.abs(through).max()
 
 
 def test_what_runs_is_what_the_ledger_counts(decoders):
@@ -87,9 +94,10 @@ def test_targets_are_judged_by_the_numbers():
         },
     }  # fmt: skip
     said = mla_cost.findings(
-        {"kinds": kinds, "contexts": [4096, 16384], "parts": {mla_cost.PRODUCTS: 3.2}}
+        {"kinds": kinds, "contexts": [4096, 16384], "lean": [0.018, 0.04],
+         "parts": {mla_cost.PRODUCTS: 3.2}}  # fmt: skip
     )
-    assert "10.0 × (at least 10 ×: reached)" in said[0]
+    assert "10.0 × (at least 10 ×: reached)" in said[0] and said[0].endswith("key 9.0 ×")
     assert "12.5 × (at least 18 ×: NOT reached)" in said[1]
     assert "within 30 % (20 %: NOT reached)" in said[2]
     assert "2.0 times what its bytes alone would take, 1.2 times its two products" in said[3]
