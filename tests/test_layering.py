@@ -23,7 +23,6 @@ ALONE = {"minideepseek", "minideepseek.__main__"}  # the table of contents, and 
 # These files work on host arrays; every one has its reason.
 HOST_ONLY = {
     "autograd/backend.py": "is the backend",
-    "autograd/float8.py": "makes tables on the host and sends them",
     "autograd/gradcheck.py": "compares in float64 on the host",
     "autograd/differences.py": "compares in float64 on the host",
     "model/checkpoint.py": "files hold host arrays",

@@ -13,7 +13,6 @@ Read in this order:
     attention    causal attention that never holds a T × S matrix
     experts      the routed experts' product on tokens sorted by expert
     reference    the fused ones composed of elementary ones: their plain definitions
-    float8       the tables of E4M3
     differences  a derivative from values alone, with steps that find their own scale
     gradcheck    is my gradient right? a random direction, a random cotangent, and a diagnosis
 """

@@ -224,7 +224,7 @@ class ufunc:
         if type(out) is ndarray and dtype is None and casting is None and len(args) == self.nin:
             if self.nout == 1 and not self._no_bfloat16:  # the common case, kept short
                 counters.launches += 1
-                self._f(*values, out._values)
+                self._f(*values, out=out._values)
                 return out
         if len(args) != self.nin or out is not None or self._no_bfloat16:
             args, values, out = self._outputs(args, values, out)

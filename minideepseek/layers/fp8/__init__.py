@@ -7,7 +7,28 @@ decide everything: which 256, and in units of what? In this order:
     tiles.py      the units: a scale for every tile, quantize and dequantize
 """
 
-from minideepseek.layers.fp8.formats import decode, encode
-from minideepseek.layers.fp8.tiles import dequantize, quantize
+from minideepseek.layers.fp8.formats import (
+    E4M3,
+    E5M2,
+    E5M6,
+    Format,
+    decode,
+    decode_ue8m0,
+    encode,
+    encode_ue8m0,
+)
+from minideepseek.layers.fp8.tiles import dequantize, quantize, rounded
 
-__all__ = ["decode", "dequantize", "encode", "quantize"]
+__all__ = [
+    "E4M3",
+    "E5M2",
+    "E5M6",
+    "Format",
+    "decode",
+    "decode_ue8m0",
+    "dequantize",
+    "encode",
+    "encode_ue8m0",
+    "quantize",
+    "rounded",
+]

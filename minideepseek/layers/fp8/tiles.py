@@ -1,14 +1,32 @@
 r"""Chapter 4b.2 — The scale: one for every tile
 
 Values of a weight spread over more than E4M3's 2¹⁵ (with one outlier, most others would be
-subnormal or zero), so every tile of 128 × 128 weights, or 1 × 128 activations, has a scale of its
-own (V3 §3.3.2):
+subnormal or zero), so a scale belongs to a tile, not to a tensor (V3 §3.3.2):
 
     s = max |x| / 448  over the tile,      q = encode(x / s),      x ≈ decode(q) · s
 
-A file calls s `weight_scale_inv`; despite the name it multiplies. The last tile of a ragged edge is
-what remains, by the rule of 128. An all-zero tile has s = 1; s is never smaller than the smallest
-normal float32, so that no finite number becomes NaN.
+    tile         of                                      along the contraction of
+    1 × 128      activations, gradients of outputs       X Wᵀ and g W: 128 channels of a token
+    128 × 128    weights                                 both, so that one copy serves both
+    128 × 1      activations and gradients once more     gᵀ X, which contracts over tokens
+
+s comes from the very numbers that it scales ("online"), not from earlier steps. A file calls it
+`weight_scale_inv`; despite the name it multiplies. The last tile of a ragged edge is what remains,
+by the rule of 128. A tile of zeros has s = 1. s is never smaller than the smallest normal float32,
+and where q · s would round beyond the largest, it is the largest: no finite number comes back as
+NaN or infinity.
+
+Laws, u = 2⁻²⁴ for what float32 itself rounds in x / s and q · s:
+
+    |x̂ − x| ≤ max(|x| / 16, s / 1024) · (1 + 4u)      half a step of E4M3 at that scale
+    quantize(x̂) has the same codes                    s may move by one float32 step
+    x · 2ᵏ has the same codes and 2ᵏ times the scales, where nothing leaves the normal range
+
+**Powers of two.** Rounding s up to a power of two costs up to one octave of range and no precision,
+and makes x̂ a number of few bits: tiles of another direction then hold it exactly. V3 does so for
+what is quantised along channels first and along tokens later (§3.3.3: the input of the projection
+after attention, in E5M6; the input of the experts' up-projection; the gradient before their
+down-projection), and since V3.1 everywhere, in UE8M0.
 
 >>> import numpy as np
 >>> codes, scale_inv = quantize(np.ones((200, 130), np.float32))
@@ -27,91 +45,92 @@ from minideepseek.autograd.backend import (
     Array,
     on_host,
     parallel_for,
-    row_blocks,
     xp_of,
 )
 from minideepseek.errors import InputError
 from minideepseek.layers.fp8.formats import (
     E4M3,
-    E4M3_MAX,
+    FLOAT32_MAX,
     Format,
     ceil_power_of_two,
-    decode,
-    encode,
+    check_codes,
+    encode_bits,
+    real_numbers,
     round_in_place,
+    values_of,
 )
 
 SMALLEST_SCALE = 2.0**-126  # the smallest normal float32
-FLOAT32_MAX = (2 - 2.0**-23) * 2.0**127
 WEIGHT_BLOCK = (128, 128)
+Block = tuple[int, int]
 
 
-def quantize(x: Array, block: tuple[int, int] = WEIGHT_BLOCK) -> tuple[Array, Array]:
+def quantize(
+    x: Any, block: Block = WEIGHT_BLOCK, format: Format = E4M3, power_of_two: bool = False
+) -> tuple[Array, Array]:
     """(codes, scale_inv) of a matrix x (N, K) in tiles of `block`.
 
-    codes (N, K) uint8; scale_inv (⌈N/block[0]⌉, ⌈K/block[1]⌉) float32. InputError for NaN or Inf,
-    and for what is not a matrix.
+    codes (N, K) uint8 (E5M6: uint16); scale_inv (⌈N/block[0]⌉, ⌈K/block[1]⌉) float32. Integers and
+    floats are taken, lists too. InputError for NaN, Inf and what float32 cannot hold, for what is
+    not a matrix of real numbers, and for a block that is not two positive integers.
     """
+    x = real_numbers(x, "quantize")
+    _check(x.shape, block, "quantize: x")
     xp = xp_of(x)
-    if x.ndim != 2 or min(block) < 1:
-        raise InputError(f"quantize: got shape {x.shape}, block {block}; expected a matrix")
-    if not bool(xp.isfinite(x).all()):
-        raise InputError(f"quantize: NaN or Inf in x of shape {x.shape}, expected finite numbers")
-    if x.dtype not in ("float32", "float64"):
-        x = x.astype("float32")
-    (n, k), (rows, columns) = x.shape, block
-    tiled = xp.zeros((-(-n // rows) * rows, -(-k // columns) * columns), "float32")
-    tiled[:n, :k] = xp.clip(abs(x), 0, 3.4028235e38)
-    tiles = tiled.reshape(tiled.shape[0] // rows, rows, tiled.shape[1] // columns, columns)
-    amax = tiles.max(axis=(1, 3)) if tiles.size else tiles.sum(axis=(1, 3))
-    scale_inv = xp.maximum(amax / E4M3_MAX, SMALLEST_SCALE)
-    scale_inv = xp.where(amax == 0, 1.0, scale_inv).astype("float32")
-    return encode(x / spread(scale_inv, x.shape, block)), scale_inv
+    codes = xp.empty(x.shape, format.dtype)
+    scale_inv = xp.empty(scale_shape(x.shape, block), "float32")
 
+    def one(piece: Piece) -> None:
+        values = piece.of(x)
+        s = tile_scale(tile_amax(values), format, power_of_two)
+        scale_inv[piece.scales(block)] = s
+        q = xp.empty(values.shape, "float32")
+        xp.divide(values, s[:, None, :, None], out=q)
+        piece.of(codes)[...] = encode_bits(q.view("uint32"), format)
 
-def dequantize(codes: Array, scale_inv: Array, block: tuple[int, int] = WEIGHT_BLOCK) -> Array:
-    """decode(codes) · scale_inv, (N, K) float32. InputError for scales of the wrong shape, or not
-    finite and positive."""
-    (n, k), (rows, columns) = codes.shape, block
-    expected = (-(-n // rows), -(-k // columns))
-    if tuple(scale_inv.shape) != expected:
+    parallel_for(one, pieces(xp, x.shape, block))
+    if not bool(xp.isfinite(scale_inv).all()):
         raise InputError(
-            f"scale_inv: got shape {tuple(scale_inv.shape)}, expected {expected} for codes of "
-            f"shape {codes.shape} in tiles of {block}"
+            f"quantize: NaN or Inf in x of shape {x.shape}, expected finite float32 numbers"
         )
-    xp = xp_of(codes, scale_inv)
-    if not bool((xp.isfinite(scale_inv) & (scale_inv > 0)).all()):
-        raise InputError("scale_inv: got a scale that is not positive and finite")
-    values = xp.empty(codes.shape, "float32")
-    for s in row_blocks(xp, n, 16 * k):  # a gather's index takes 8 bytes an element
-        xp.multiply(decode(codes[s]), spread(scale_inv, codes.shape, block, s), out=values[s])
-    return values
+    return codes, scale_inv
 
 
-def spread(
-    scale_inv: Array, shape: tuple[int, int], block: tuple[int, int], rows: slice | None = None
+def dequantize(
+    codes: Array, scale_inv: Array, block: Block = WEIGHT_BLOCK, format: Format = E4M3
 ) -> Array:
-    """Each tile's scale at each of its elements, (N, K), or at those of the rows N of a slice."""
-    xp = xp_of(scale_inv)
-    first, last = (0, shape[0]) if rows is None else (rows.start, rows.stop)
-    tiles = xp.arange(first, last) // block[0]
-    return xp.repeat(scale_inv[tiles], block[1], 1)[:, : shape[1]]
+    """x̂ = decode(codes) · scale_inv, (N, K) float32. A code of NaN stays NaN.
 
+    InputError for codes of another dtype or not a matrix, and for scales of the wrong shape or not
+    finite and positive.
+    """
+    codes = check_codes(codes, format)
+    _check(codes.shape, block, "dequantize: codes")
+    scale_inv = real_numbers(scale_inv, "scale_inv")
+    overflows = _check_scales(scale_inv, codes.shape, block, format)
+    xp, table = xp_of(codes, scale_inv), values_of(format, codes)
+    x = xp.empty(codes.shape, "float32")
 
-# ---------------------------------------------------------------- rounding without codes, in blocks
+    def one(piece: Piece) -> None:
+        s = scale_inv[piece.scales(block)][:, None, :, None]
+        q = table[piece.of(codes).astype("int64")]
+        if overflows:
+            _bound(q, s)
+        xp.multiply(q, s, out=piece.of(x))
+
+    parallel_for(one, pieces(xp, codes.shape, block))
+    return x
 
 
 def rounded(
-    x: Array, block: tuple[int, int], format: Format = E4M3, power_of_two: bool = False
+    x: Array, block: Block, format: Format = E4M3, power_of_two: bool = False
 ) -> Array:
-    """x (N, K) as it is after quantising in tiles of `block` and decoding again, float32.
+    """dequantize(quantize(x)) of x (N, K) float32 without making codes, bit for bit the same.
 
-    Equal to dequantize(quantize(x)) bit for bit where x is finite, without making codes. This runs
-    thousands of times in training and refuses nothing: a tile that holds NaN or Inf becomes NaN
-    altogether, so that a step that diverges is seen by its loss and its gradients' norm.
+    This runs thousands of times in training and refuses no number: a tile that holds NaN or Inf
+    becomes NaN altogether, so that a step that diverges shows in its loss and its gradients' norm.
     """
-    if x.ndim != 2 or min(block) < 1:
-        raise InputError(f"rounded: got shape {x.shape}, block {block}; expected a matrix")
+    _check(x.shape, block, "rounded: x")
     xp = xp_of(x)
     y = xp.empty(x.shape, "float32")
 
@@ -120,9 +139,8 @@ def rounded(
         s = tile_scale(tile_amax(values), format, power_of_two)[:, None, :, None]
         xp.divide(values, s, out=q)
         round_in_place(q, format)
-        if power_of_two or format != E4M3:  # q · s may round up to 2¹²⁸; s = amax/448 never does
-            bound = FLOAT32_MAX / xp.maximum(s, 1)
-            xp.clip(q, -bound, bound, out=q)
+        if power_of_two or format != E4M3:  # amax / 448 · 448 never overflows: 7 divides 2²⁴ − 1
+            _bound(q, s)
         q *= s
 
     parallel_for(one, pieces(xp, x.shape, block))
@@ -134,13 +152,24 @@ def tile_amax(values: Array) -> Array:
     return abs(values).max(1).max(-1)
 
 
-def tile_scale(amax: Array, format: Format, power_of_two: bool) -> Array:
-    """s of every tile, float32; NaN where amax is not finite."""
+def tile_scale(amax: Array, format: Format = E4M3, power_of_two: bool = False) -> Array:
+    """s of every tile by its largest |x|, float32; NaN where that is no finite float32."""
     xp = xp_of(amax)
+    amax = xp.where(amax <= FLOAT32_MAX, amax, xp.nan).astype("float32")
     s = xp.maximum(amax / format.max, SMALLEST_SCALE)
-    s = ceil_power_of_two(s) if power_of_two else s
-    s = xp.where(amax == 0, xp.float32(1), s)
-    return xp.where(amax <= FLOAT32_MAX, s, xp.float32(xp.nan))
+    if power_of_two:
+        s = xp.where(s == s, ceil_power_of_two(s), s)
+    return xp.where(amax == 0, xp.float32(1), s)
+
+
+def _bound(q: Array, s: Array) -> None:
+    """Keep q · s within float32, which it may leave by rounding up to 2¹²⁸."""
+    xp = xp_of(q)
+    bound = FLOAT32_MAX / xp.maximum(s, 1)
+    xp.clip(q, -bound, bound, out=q)
+
+
+# ----------------------------------------------------------------------------- tiles of a matrix
 
 
 class Piece(NamedTuple):
@@ -148,31 +177,75 @@ class Piece(NamedTuple):
 
     rows: slice
     columns: slice
-    tile: tuple[int, int]
+    tile: Block
 
     def of(self, x: Array) -> Array:
         """This part of x as a view (R, rows of a tile, C, columns of a tile)."""
         part, (rows, columns) = x[self.rows, self.columns], self.tile
         return part.reshape(part.shape[0] // rows, rows, part.shape[1] // columns, columns)
 
+    def scales(self, block: Block) -> tuple[slice, slice]:
+        """Where its tiles' scales stand among all."""
+        down, across = self.rows, self.columns
+        return (
+            slice(down.start // block[0], -(-down.stop // block[0])),
+            slice(across.start // block[1], -(-across.stop // block[1])),
+        )
 
-def pieces(xp: Any, shape: tuple[int, int], block: tuple[int, int]) -> list[Piece]:
-    """A matrix cut into pieces of about a cache's size; ragged edges are pieces of their own."""
-    across = spans(shape[1], block[1], max(512, block[1]) if block[0] > 1 else shape[1])
-    budget = BLOCK_BYTES if on_host(xp) else DEVICE_BLOCK_BYTES
-    if not on_host(xp):
-        across = spans(shape[1], block[1], shape[1])
-    widest = max((c.stop - c.start for c in across), default=1)
-    down = spans(shape[0], block[0], budget // (12 * widest))
+
+def pieces(xp: Any, shape: tuple[int, ...], block: Block) -> list[Piece]:
+    """A matrix cut into pieces that fit a core's cache; ragged edges are pieces of their own.
+
+    Cuts depend on the shapes alone, and no tile is cut: results are the same for any threads.
+    """
+    budget = (BLOCK_BYTES if on_host(xp) else DEVICE_BLOCK_BYTES) // 12  # x, q and one more array
+    n, k = shape
+    columns = spans(k, block[1], budget // min(n, block[0]) if n else k)
+    rows = spans(n, block[0], budget // max((c.stop - c.start for c in columns), default=1))
     return [
         Piece(r, c, (min(block[0], r.stop - r.start), min(block[1], c.stop - c.start)))
-        for r in down
-        for c in across
+        for r in rows
+        for c in columns
     ]
 
 
 def spans(length: int, tile: int, about: int) -> list[slice]:
-    """0 … length in slices of whole tiles, at most `about` long or one tile, and what remains."""
+    """0 … length in slices of whole tiles, one tile or at most `about` long, and what remains."""
     step, whole = max(1, about // tile) * tile, length // tile * tile
     cuts = sorted({0, *range(0, whole, step), whole, length})
     return [slice(a, b) for a, b in itertools.pairwise(cuts)]
+
+
+def scale_shape(shape: tuple[int, ...], block: Block) -> Block:
+    """How many tiles a matrix has down and across."""
+    return -(-shape[0] // block[0]), -(-shape[1] // block[1])
+
+
+def spread(scale_inv: Array, shape: tuple[int, ...], block: Block) -> Array:
+    """Each tile's scale at each of its elements, (N, K)."""
+    xp = xp_of(scale_inv)
+    each = xp.repeat(xp.repeat(scale_inv, block[0], 0)[: shape[0]], block[1], 1)
+    return each[:, : shape[1]]
+
+
+def _check(shape: tuple[int, ...], block: Block, what: str) -> None:
+    if len(shape) != 2:
+        raise InputError(f"{what}: got shape {tuple(shape)}, expected a matrix")
+    if len(block) != 2 or any(type(b) is not int or b < 1 for b in block):
+        raise InputError(f"block: got {block}, expected two positive integers")
+
+
+def _check_scales(scale_inv: Array, shape: tuple[int, ...], block: Block, format: Format) -> bool:
+    """Refuse wrong scales; whether a product by the largest number could leave float32."""
+    expected = scale_shape(shape, block)
+    if tuple(scale_inv.shape) != expected:
+        raise InputError(
+            f"scale_inv: got shape {tuple(scale_inv.shape)}, expected {expected} for codes of "
+            f"shape {tuple(shape)} in tiles of {block}"
+        )
+    if not scale_inv.size:
+        return False
+    low, high = float(scale_inv.min()), float(scale_inv.max())
+    if not (low > 0 and high <= FLOAT32_MAX):
+        raise InputError("scale_inv: got a scale that is not positive and finite")
+    return high * format.max > FLOAT32_MAX
