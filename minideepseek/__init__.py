@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         InputError,
         MiniDeepSeekError,
     )
+    from minideepseek.layers import fp8
     from minideepseek.layers.attention import (
         GroupedQueryAttention,
         MultiHeadAttention,
@@ -93,6 +94,7 @@ _HOME = {
     "WordTokenizer": "model.tokenizer",
     "checkpoint": "autograd.engine",
     "clip_grad_norm": "training.optim",
+    "fp8": "layers",
     "generate": "model.generate",
     "gradcheck": "autograd.gradcheck",
     "group_advantages": "reasoning.grpo.objective",
@@ -128,6 +130,7 @@ __all__ = [
     "WordTokenizer",
     "checkpoint",
     "clip_grad_norm",
+    "fp8",
     "generate",
     "gradcheck",
     "group_advantages",
@@ -150,7 +153,10 @@ def __getattr__(name: str) -> Any:
         return part
     if name not in _HOME:
         raise AttributeError(f"module 'minideepseek' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"minideepseek.{_HOME[name]}"), name)
+    home = f"minideepseek.{_HOME[name]}"
+    value = getattr(importlib.import_module(home), name, None)
+    if value is None:  # a chapter that is called by its name
+        value = importlib.import_module(f"{home}.{name}")
     globals()[name] = value
     return value
 

@@ -38,6 +38,10 @@ STATED = {  # parameter → default, in order; what a caller may rely on
     "AdamW.step": {},
     "AdamW.zero_grad": {},
     "clip_grad_norm": {"parameters": E, "max_norm": E},
+    "fp8.decode": {"codes": E},
+    "fp8.dequantize": {"codes": E, "scale_inv": E, "block": (128, 128)},
+    "fp8.encode": {"x": E},
+    "fp8.quantize": {"x": E, "block": (128, 128)},
     "generate": {
         "model": E, "ids": E, "max_new_tokens": E, "temperature": 0.0, "top_k": None, "top_p": 1.0,
         "eos_token_id": None, "pad_token_id": None, "rng": None,
@@ -146,6 +150,16 @@ def test_the_whole_story(tmp_path):
     constant, parameter = mds.Tensor(np.ones(2)), mds.Parameter(np.ones(2))
     (constant * parameter).sum().backward()
     assert parameter.grad.tolist() == [1, 1]
+
+
+def test_fp8_is_called_by_the_chapter_s_name():
+    """Right after `import minideepseek`, in a fresh process, and on a list."""
+    code = (
+        "import minideepseek as m; c = m.fp8.encode([1.0, 1e9]); print(m.fp8.decode(c).tolist(), "
+        "m.fp8.dequantize(*m.fp8.quantize([[7.0, 0.0]])).tolist())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[1.0, 448.0] [[7.0, 0.0]]\n"
 
 
 def test_a_chapter_is_an_attribute_of_the_package():
