@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from minideepseek.layers.standard_moe import StandardMoE
     from minideepseek.model.config import DeepSeekV3Config
     from minideepseek.model.generate import generate
+    from minideepseek.model.speculative import generate_speculative
     from minideepseek.model.tokenizer import ByteTokenizer, WordTokenizer
     from minideepseek.model.transformer import DeepSeekV3
     from minideepseek.reasoning.grpo.objective import group_advantages, grpo_loss
@@ -96,6 +97,7 @@ _HOME = {
     "clip_grad_norm": "training.optim",
     "fp8": "layers",
     "generate": "model.generate",
+    "generate_speculative": "model.speculative",
     "gradcheck": "autograd.gradcheck",
     "group_advantages": "reasoning.grpo.objective",
     "grpo_loss": "reasoning.grpo.objective",
@@ -132,6 +134,7 @@ __all__ = [
     "clip_grad_norm",
     "fp8",
     "generate",
+    "generate_speculative",
     "gradcheck",
     "group_advantages",
     "grpo_loss",

@@ -31,6 +31,8 @@ HOST_ONLY = {
     "model/transformer.py": "checks ids and masks on the host before they are sent",
     "model/decoding.py": "is for models on the host, and says so",
     "model/generate.py": "samples on the host, the same for every device",
+    "model/speculative.py": "accepts and draws on the host, the same for every device",
+    "model/drafter.py": "keeps texts and lengths on the host",
     "training/data.py": "batches are drawn on the host",
     "training/trainer.py": "adds up the experts' counts, which are read to the host once a step",
     "training/rundir.py": "files hold host arrays",

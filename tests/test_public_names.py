@@ -46,6 +46,11 @@ STATED = {  # parameter → default, in order; what a caller may rely on
         "model": E, "ids": E, "max_new_tokens": E, "temperature": 0.0, "top_k": None, "top_p": 1.0,
         "eos_token_id": None, "pad_token_id": None, "rng": None,
     },
+    "generate_speculative": {
+        "model": E, "ids": E, "max_new_tokens": E, "temperature": 0.0, "top_k": None, "top_p": 1.0,
+        "draft_tokens": 1, "eos_token_id": None, "pad_token_id": None, "rng": None,
+    },
+    "MTPModel": {"config": E, "rng": None},
     "gradcheck": {"f": E, "arrays": E},
     "group_advantages": {"rewards": E, "scale": "std"},
     "grpo_loss": {

@@ -6,6 +6,7 @@
     tokenizer    bytes and a few special tokens
     transformer  embedding, layers, head, and the loss with its three parts
     generate     sampling with the latent cache
+    speculative  MTP modules draft (drafter), the model verifies: the same text with fewer passes
     files        files and directories that are the old ones or the new ones, whatever happens
     safetensors  the file format, read strictly
     checkpoint   Hugging Face directories, both ways; contents and inspect look without loading
