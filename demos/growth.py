@@ -1,16 +1,15 @@
-r"""How the cost of training grows: with tokens, with the length of a text, with experts.
+r"""How the cost of training grows: with tokens, and with the length of a text.
 
     python -m demos.growth [--threads 2] [--repeats 5] [--quick]
 
-Three tables for the preset `small` (no MTP, no balance loss). Times are medians.
+Two tables for the preset `small` (no MTP, no balance loss). Times are medians.
 
 1  a training step against its number of sequences: time per token should not change;
 2  a training step of 8,192 tokens against the length of its sequences: only attention's own term,
-   which is quadratic in the length, should grow; its FLOPs are printed beside;
-3  forward and backward with 8 to 128 experts, of which a token uses 4 as always: the activated
-   parameters, and so the FLOPs, are the same; AdamW, whose work grows with all parameters, apart.
+   which is quadratic in the length, should grow; its FLOPs are printed beside.
 
-A decoded token against the context held in the cache: `python -m demos.mla_cost`.
+With the number of experts: `python -m demos.moe_benchmark`. A decoded token with the context held
+in the cache: `python -m demos.mla_cost`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from minideepseek import AdamW, DeepSeekV3, DeepSeekV3Config  # noqa: E402
+from minideepseek import DeepSeekV3, DeepSeekV3Config  # noqa: E402
 from minideepseek.autograd.backend import set_threads  # noqa: E402
 from minideepseek.model.ledger import flops_per_key, flops_per_token  # noqa: E402
 
@@ -43,10 +42,8 @@ def median_time(work: Callable[[], Any], repeats: int) -> float:
     return statistics.median(times)
 
 
-def model_of(**changes: Any) -> DeepSeekV3:
-    config = DeepSeekV3Config.preset(
-        "small", num_nextn_predict_layers=0, aux_loss_alpha=0.0, **changes
-    )
+def model_of() -> DeepSeekV3:
+    config = DeepSeekV3Config.preset("small", num_nextn_predict_layers=0, aux_loss_alpha=0.0)
     return DeepSeekV3(config, np.random.default_rng(0))
 
 
@@ -84,19 +81,6 @@ def with_length(lengths: list[int], tokens: int, repeats: int) -> None:
         )
 
 
-def with_experts(counts: list[int], repeats: int) -> None:
-    print("\n3  experts   forward and backward   against the first   AdamW, apart")
-    first = None
-    for experts in counts:
-        model = model_of(n_routed_experts=experts)
-        optimiser = AdamW(model.parameters(), lr=1e-4)
-        work = forward_backward(model, 16, 128)
-        seconds = median_time(work, repeats)
-        update = median_time(optimiser.step, repeats)
-        first = first or seconds
-        print(f"   {experts:5}   {seconds:17.3f} s   {seconds / first:15.2f}×   {update:11.4f} s")
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
@@ -110,7 +94,6 @@ def main(arguments: list[str] | None = None) -> None:
         with_length([64, 256], 512, repeats)
     else:
         with_length([64, 128, 256, 512, 1024, 2048], 8192, repeats)
-    with_experts([8, 16] if options.quick else [8, 16, 32, 64, 128], repeats)
 
 
 if __name__ == "__main__":
