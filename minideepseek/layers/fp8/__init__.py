@@ -5,8 +5,15 @@ decide everything: which 256, and in units of what? In this order:
 
     formats.py    the numbers: E4M3 from its bits, encode and decode
     tiles.py      the units: a scale for every tile, quantize and dequantize
+    accumulation.py  the sum: products 128 at a time, and what 14 bits make of it
 """
 
+from minideepseek.layers.fp8.accumulation import (
+    float32_sums,
+    fourteen_bit_sums,
+    promoted_sums,
+    scaled_product,
+)
 from minideepseek.layers.fp8.formats import (
     E4M3,
     E5M2,
@@ -29,6 +36,10 @@ __all__ = [
     "dequantize",
     "encode",
     "encode_ue8m0",
+    "float32_sums",
+    "fourteen_bit_sums",
+    "promoted_sums",
     "quantize",
     "rounded",
+    "scaled_product",
 ]

@@ -107,7 +107,7 @@ def dequantize(
     codes = check_codes(codes, format)
     _check(codes.shape, block, "dequantize: codes")
     scale_inv = real_numbers(scale_inv, "scale_inv")
-    overflows = _check_scales(scale_inv, codes.shape, block, format)
+    overflows = check_scales(scale_inv, codes.shape, block, format)
     xp, table = xp_of(codes, scale_inv), values_of(format, codes)
     x = xp.empty(codes.shape, "float32")
 
@@ -235,7 +235,9 @@ def _check(shape: tuple[int, ...], block: Block, what: str) -> None:
         raise InputError(f"block: got {block}, expected two positive integers")
 
 
-def _check_scales(scale_inv: Array, shape: tuple[int, ...], block: Block, format: Format) -> bool:
+def check_scales(
+    scale_inv: Array, shape: tuple[int, ...], block: Block, format: Format = E4M3
+) -> bool:
     """Refuse wrong scales; whether a product by the largest number could leave float32."""
     expected = scale_shape(shape, block)
     if tuple(scale_inv.shape) != expected:
