@@ -35,10 +35,14 @@ from minideepseek.layers.decoder import DecoderLayer
 from minideepseek.layers.mla import DeepSeekAttention
 from minideepseek.layers.module import MLP, Linear, Module, RMSNorm
 from minideepseek.layers.moe import DeepSeekMoE, Experts, Router, kept_groups
+from minideepseek.layers.mtp import MTPLayer, SharedHead
 from minideepseek.model.transformer import DeepSeekV3
 
 Array = np.ndarray
-PLAIN = (DecoderLayer, DeepSeekAttention, MLP, DeepSeekMoE, Router, Experts, Linear, RMSNorm)
+PLAIN = (
+    DecoderLayer, DeepSeekAttention, MLP, DeepSeekMoE, Router, Experts, Linear, RMSNorm,
+    MTPLayer, SharedHead,
+)  # fmt: skip
 
 
 def fits(model: DeepSeekV3) -> bool:
@@ -47,7 +51,8 @@ def fits(model: DeepSeekV3) -> bool:
     def known(module: Module) -> bool:
         return type(module) in PLAIN and all(known(part) for _, part in module.children())
 
-    return model.device == "cpu" and all(known(layer) for layer in model.model.layers)
+    layers = [*model.model.layers, *model.mtp.layers]
+    return model.device == "cpu" and all(known(layer) for layer in layers)
 
 
 def times(x: Array, weight: Array) -> Array:
@@ -186,6 +191,36 @@ class Mixture:
         return y
 
 
+class Layer:
+    """A decoder layer of T tokens.  x (T, d), cos, sin (T, dr/2) → (T, d)"""
+
+    def __init__(self, layer: DecoderLayer, attend: Callable) -> None:
+        block, self.attend = layer.mlp, attend
+        self.before = norm(layer.input_layernorm)
+        self.between = norm(layer.post_attention_layernorm)
+        self.feed = feed_forward(block) if isinstance(block, MLP) else Mixture(block)
+
+    def __call__(self, x: Array, cos: Array, sin: Array) -> Array:
+        x = x + self.attend(self.before(x), cos, sin)
+        return x + self.feed(self.between(x))
+
+
+class Drafting:
+    """An MTP module (chapter 4a): drafting(h, embedded), its normed states (T, d) of T slots that
+    follow those in `cache`, of the states h and the embeddings of the tokens after them, (T, d)."""
+
+    def __init__(self, module: MTPLayer, cache: LatentCache) -> None:
+        self.cache, self.rotary = cache, module.self_attn.rotary
+        self.enorm, self.hnorm = norm(module.enorm), norm(module.hnorm)
+        self.join, self.norm = product(module.eh_proj), norm(module.shared_head.norm)
+        self.layer = Layer(module, Attention(module.self_attn, cache))
+
+    def __call__(self, h: Array, embedded: Array) -> Array:
+        cos, sin = self.rotary.tables(int(self.cache.lengths[0]), len(h), h)
+        x = self.join(np.concatenate((self.enorm(embedded), self.hnorm(h)), -1))
+        return self.norm(self.layer(x, cos, sin))
+
+
 class Decoding:
     """decoding(ids): the normed last states (T, d) of T tokens (T,) that follow those in `cache`.
 
@@ -198,24 +233,24 @@ class Decoding:
     def __init__(self, model: DeepSeekV3, cache: ModelCache) -> None:
         self.cache, self.rotary = cache, model.model.layers[0].self_attn.rotary
         self.embedding = model.model.embed_tokens.weight.data
-        self.norm, self.layers = norm(model.model.norm), []
+        self.norm, self.layers = norm(model.model.norm), list[Layer]()
         for layer, past in zip(model.model.layers, cache.layers, strict=True):
-            block = layer.mlp
-            feed = feed_forward(block) if isinstance(block, MLP) else Mixture(block)
-            attention = self.attention(layer.self_attn, past)
-            norms = norm(layer.input_layernorm), norm(layer.post_attention_layernorm)
-            self.layers.append((norms[0], attention, norms[1], feed))
+            self.layers.append(Layer(layer, self.attention(layer.self_attn, past)))
         tied = model.config.tie_word_embeddings
         self.head = self.embedding if tied else model.lm_head.weight.data
 
     def __call__(self, ids: Array) -> Array:
         x = self.embedding[ids]
         cos, sin = self.rotary.tables(int(self.cache.lengths[0]), len(ids), x)
-        for before, attend, between, feed in self.layers:
-            x = x + attend(before(x), cos, sin)
-            x = x + feed(between(x))
+        for layer in self.layers:
+            x = layer(x, cos, sin)
         return self.norm(x)
 
     def logits(self, h: Array) -> Array:
         """W_head h.  h (T, d) → (T, V)."""
         return times(h, self.head)
+
+
+def alone(model: DeepSeekV3, cache: ModelCache, batch: int) -> Decoding | None:
+    """The way to decode a batch of one row, where that is possible."""
+    return Decoding(model, cache) if batch == 1 and fits(model) else None

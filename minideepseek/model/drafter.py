@@ -26,8 +26,8 @@ import numpy as np
 
 from minideepseek.autograd import backend
 from minideepseek.autograd.engine import Tensor, no_grad, ops
-from minideepseek.layers.cache import LatentCache, ModelCache
-from minideepseek.layers.mtp import MTPLayer
+from minideepseek.layers.cache import ModelCache
+from minideepseek.model.decoding import Drafting, fits
 from minideepseek.model.generate import Request, choose, host_logits, own_thread, padded, pick
 from minideepseek.model.transformer import DeepSeekV3
 
@@ -42,6 +42,7 @@ class Drafter:
         self.depth = len(self.layers)  # D
         self.cache = ModelCache(model.mtp.new_cache(batch, capacity).layers[: self.depth])
         self.tail: Tensor | None = None  # (B, D − 1, d): main states of the last slots
+        self.alone = self._alone(batch)
 
     def draft(
         self,
@@ -62,10 +63,10 @@ class Drafter:
         start = ends - 1 - slots  # the first of the slots to be made
         while made < max(count, self.depth):  # all modules in the first cycle: each needs its slots
             drafted = []
-            for k, layer in enumerate(self.layers[: max(count, self.depth) - made]):
+            for k in range(min(self.depth, max(count, self.depth) - made)):
                 at = start[:, None] + k + 1 + np.arange(h.shape[1])
                 tokens = text[rows[:, None], np.minimum(at, text.shape[1] - 1)]
-                h = self._step(layer, h, tokens, self.cache.layers[k], slots)
+                h = self._step(k, h, tokens, slots)
                 drafted.append(pick(h, slots[:, None] - 1))
                 logits = host_logits(self.model, drafted[-1])[:, 0]
                 text[rows, ends + made], law = choose(logits, asked.sampling, asked.rng)
@@ -75,6 +76,12 @@ class Drafter:
             slots = np.full_like(slots, len(drafted))
         self.cache.truncate(np.maximum(ends - self.depth, 0))
         return laws[:count]
+
+    def _alone(self, batch: int) -> list[Drafting]:
+        """The modules for one sequence without Tensors, where that is possible."""
+        if batch > 1 or not fits(self.model):
+            return []
+        return [Drafting(*pair) for pair in zip(self.layers, self.cache.layers, strict=True)]
 
     def _states(self, h: Tensor, fresh: np.ndarray, kept: np.ndarray) -> tuple[Tensor, np.ndarray]:
         """The states of the slots to be made, kept[b] of them the tail's, and their number (B,)."""
@@ -90,18 +97,21 @@ class Drafter:
             self.tail = pick(h, np.maximum(slots[:, None] - before + np.arange(before), 0))
         return h, slots
 
-    def _step(
-        self, layer: MTPLayer, h: Tensor, tokens: np.ndarray, cache: LatentCache, slots: np.ndarray
-    ) -> Tensor:
-        """The module's states of these slots, which its cache then holds."""
+    def _step(self, k: int, h: Tensor, tokens: np.ndarray, slots: np.ndarray) -> Tensor:
+        """The states of module k + 1 for these slots, which its cache then holds."""
+        if self.alone and tokens.size < 8:  # a prompt is many
+            embedded = self.model.model.embed_tokens.weight.data[tokens[0]]
+            return Tensor(self.alone[k](h.data[0], embedded)[None])
         ids = backend.like(tokens, h.data)
         real, mask = padded(slots, ids)
         with no_grad(), own_thread(ids.size):
-            return layer.step(h, self.model.model.embed_tokens(ids), cache, real, mask)[0]
+            embedded, cache = self.model.model.embed_tokens(ids), self.cache.layers[k]
+            return self.layers[k].step(h, embedded, cache, real, mask)[0]
 
     def select(self, rows: np.ndarray) -> None:
         """Keep these rows."""
         self.cache.select(rows)
+        self.alone = self._alone(len(rows))
         if self.tail is not None:
             self.tail = keep(self.tail, rows)
 

@@ -29,7 +29,7 @@ from minideepseek.autograd.backend import Array
 from minideepseek.autograd.engine import Tensor, no_grad, ops
 from minideepseek.errors import InputError
 from minideepseek.layers.module import DEFAULT_SEED
-from minideepseek.model.decoding import Decoding, fits
+from minideepseek.model.decoding import alone
 from minideepseek.model.transformer import DeepSeekV3
 
 
@@ -146,10 +146,10 @@ def _steps(model: DeepSeekV3, asked: Request) -> Iterator[np.ndarray]:
     alive = np.ones(len(rows), bool)
     cache = model.new_cache(len(rows), int(asked.ends.max()) + asked.max_new_tokens)
     feed, counts = asked.prompt[:, : asked.ends.max()], asked.ends
-    alone = Decoding(model, cache) if len(rows) == 1 and fits(model) else None
+    single = alone(model, cache, len(rows))
     for step in range(asked.max_new_tokens):
-        if alone is not None and step:
-            logits = alone.logits(alone(feed[0]))
+        if single is not None and step:
+            logits = single.logits(single(feed[0]))
         else:
             logits = next_logits(model, feed, cache, counts)
         tokens, _ = choose(logits, asked.sampling, asked.rng)

@@ -74,6 +74,7 @@ import numpy as np
 
 from minideepseek.autograd.engine import Tensor
 from minideepseek.errors import InputError
+from minideepseek.model.decoding import alone
 from minideepseek.model.drafter import Drafter, Laws, keep
 from minideepseek.model.generate import (
     Request,
@@ -202,6 +203,7 @@ class Speculation:
         self.left = np.full(batch, asked.max_new_tokens)  # how many it may still get
         self.text = np.zeros((batch, most), np.int64)  # written tokens, drafts behind them
         self.text[:, : asked.ends.max()] = asked.prompt[:, : asked.ends.max()]
+        self.alone = alone(model, self.cache, batch)
         self.stats = SpeculativeStats([0] * draft_tokens, [0] * draft_tokens)
 
     def __iter__(self) -> Iterator[tuple[list[int], list[list[int]]]]:
@@ -209,10 +211,7 @@ class Speculation:
         going = self.left > 0
         while going.any():
             began, k = time.perf_counter(), len(laws)  # the first pass has no drafts
-            h = read(self.model, feed, self.cache, counts)
-            behind = counts[:, None] - 1 - k + np.arange(k + 1)  # the last token, and each draft
-            read_out = h if h.shape[1] == k + 1 else pick(h, behind)
-            logits = host_logits(self.model, read_out)
+            h, logits = self._read(feed, counts, k + 1)
             drafts = feed[:, feed.shape[1] - k :]
             accepted, token = verify(logits, drafts, laws, self.asked.sampling, self.asked.rng)
             self.stats.main_forwards += 1
@@ -226,6 +225,16 @@ class Speculation:
                 h, fresh = self._select(np.flatnonzero(going), h, counts - k + accepted)
                 feed, laws = self._draft(h, fresh)
                 counts = np.full_like(fresh, feed.shape[1])
+
+    def _read(self, feed: np.ndarray, counts: np.ndarray, last: int) -> tuple[Tensor, np.ndarray]:
+        """The states of feed (B, T), counts[b] of them real, and the logits of the last ones."""
+        if self.alone is not None and feed.shape[1] == last:
+            h = self.alone(feed[0])
+            return Tensor(h[None]), self.alone.logits(h)[None]
+        h = read(self.model, feed, self.cache, counts)
+        if h.shape[1] == last:
+            return h, host_logits(self.model, h)
+        return h, host_logits(self.model, pick(h, counts[:, None] - last + np.arange(last)))
 
     def _write(
         self, drafts: np.ndarray, accepted: np.ndarray, token: np.ndarray
@@ -252,6 +261,7 @@ class Speculation:
         if len(rows) == len(self.rows):
             return h, fresh
         self.cache.select(rows)
+        self.alone = alone(self.model, self.cache, len(rows))
         self.drafter.select(rows)
         self.rows, self.ends, self.left = self.rows[rows], self.ends[rows], self.left[rows]
         self.text = self.text[rows]
