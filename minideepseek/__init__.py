@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         MultiHeadAttention,
         MultiQueryAttention,
     )
+    from minideepseek.layers.fp8.linear import FP8Linear
     from minideepseek.layers.mla import DeepSeekAttention, MultiHeadLatentAttention
     from minideepseek.layers.moe import DeepSeekMoE
     from minideepseek.layers.mtp import MTPModel
@@ -78,6 +79,7 @@ _HOME = {
     "DeepSeekV3": "model.transformer",
     "DeepSeekV3Config": "model.config",
     "DivergedError": "errors",
+    "FP8Linear": "layers.fp8.linear",
     "GRPOTrainer": "reasoning.grpo.trainer",
     "GateError": "errors",
     "GroupSampler": "reasoning.grpo.sampler",
@@ -115,6 +117,7 @@ __all__ = [
     "DeepSeekV3",
     "DeepSeekV3Config",
     "DivergedError",
+    "FP8Linear",
     "GRPOTrainer",
     "GateError",
     "GroupSampler",

@@ -33,17 +33,10 @@ def expert_mlp(x, gate_up, down, weights, indices, *, counts):
     indices (N, K): the chosen experts, distinct in a row; a row of −1 sends a (padding) token
     nowhere: its y is 0. counts: how many pairs each expert has, E Python integers.
     """
-    xp, (n, k), m = xp_of(x, gate_up, down, weights, indices), indices.shape, down.shape[-1]
-    order = xp.argsort(indices.reshape(-1).astype("int16"), kind="stable")
-    order = order[n * k - sum(counts) :]  # pairs of expert 0, of expert 1, …; the −1s came first
-    token = order // k
-    place = xp.zeros(n * k, order.dtype)  # where each pair went
-    place[order] = xp.arange(order.size)
-    place, gates = place.reshape(n, k), weights.reshape(-1)[order][:, None]
-    ends = [0, *accumulate(counts)]
-    jobs = [(e, slice(ends[e], ends[e + 1])) for e in range(len(counts)) if counts[e]]
-    h = xp.empty((order.size, 2 * m), x.dtype)
-    results = xp.empty((order.size, x.shape[1]), x.dtype)
+    xp, m = xp_of(x, gate_up, down, weights, indices), down.shape[-1]
+    token, place, jobs, gates = sorted_pairs(weights, indices, counts)
+    h = xp.empty((token.size, 2 * m), x.dtype)
+    results = xp.empty((token.size, x.shape[1]), x.dtype)
 
     def forward(job):
         e, s = job
@@ -54,11 +47,11 @@ def expert_mlp(x, gate_up, down, weights, indices, *, counts):
         results[s] *= gates[s]
 
     parallel_for(forward, jobs)
-    y = _gather_sum(results, place)
+    y = gather_sum(results, place, indices)
 
     def vjp(g):
         dgate_up, ddown = xp.zeros_like(gate_up), xp.zeros_like(down)
-        dgates, dresults = xp.empty_like(gates), xp.empty((order.size, x.shape[1]), x.dtype)
+        dgates, dresults = xp.empty_like(gates), xp.empty((token.size, x.shape[1]), x.dtype)
 
         def backward(job):
             e, s = job
@@ -78,20 +71,45 @@ def expert_mlp(x, gate_up, down, weights, indices, *, counts):
             xp.matmul(dh, gate_up[e], out=dresults[s])
 
         parallel_for(backward, jobs)
-        dweights = dgates[:, 0][place] if order.size else xp.zeros_like(weights)
-        dx = _gather_sum(dresults, place)
-        if order.size < n * k:
-            dweights *= indices >= 0
-            dx *= (indices >= 0).any(-1)[:, None]
-        return dx, dgate_up, ddown, dweights, None
+        dx = gather_sum(dresults, place, indices)
+        return dx, dgate_up, ddown, gather(dgates[:, 0], place, indices), None
 
-    if order.size < n * k:  # tokens sent nowhere gathered somebody's row
-        y *= (indices >= 0).any(-1)[:, None]
     return y, vjp
 
 
-def _gather_sum(rows: Array, place: Array) -> Array:
-    """y[n] = Σⱼ rows[place[n, j]], added in the order of j. rows (P, d), place (N, K) → (N, d)."""
+def sorted_pairs(
+    weights: Array, indices: Array, counts: list[int]
+) -> tuple[Array, Array, list[tuple[int, slice]], Array]:
+    """(token, place, jobs, gates) of the pairs (token, choice) in the order of their experts.
+
+    token (P,): whose each pair is; place (N, K): where each pair went; jobs: (expert, its slice of
+    the P pairs) of experts that have any; gates (P, 1): each pair's weight.
+    """
+    xp, (n, k) = xp_of(weights, indices), indices.shape
+    order = xp.argsort(indices.reshape(-1).astype("int16"), kind="stable")
+    order = order[n * k - sum(counts) :]  # pairs of expert 0, of expert 1, …; the −1s came first
+    place = xp.zeros(n * k, order.dtype)
+    place[order] = xp.arange(order.size)
+    ends = [0, *accumulate(counts)]
+    jobs = [(e, slice(ends[e], ends[e + 1])) for e in range(len(counts)) if counts[e]]
+    return order // k, place.reshape(n, k), jobs, weights.reshape(-1)[order][:, None]
+
+
+def gather(numbers: Array, place: Array, indices: Array) -> Array:
+    """The pairs' numbers (P,) as (N, K), 0 for a choice of −1."""
+    if not numbers.size:
+        return xp_of(numbers).zeros(place.shape, numbers.dtype)
+    found = numbers[place]
+    if numbers.size < place.size:  # a choice of −1 gathered somebody's number
+        found *= indices >= 0
+    return found
+
+
+def gather_sum(rows: Array, place: Array, indices: Array) -> Array:
+    """y[n] = Σⱼ rows[place[n, j]], added in the order of j; 0 for a token sent nowhere.
+
+    rows (P, d), place and indices (N, K) → (N, d).
+    """
     xp, (n, k), d = xp_of(rows, place), place.shape, rows.shape[1]
     y = xp.zeros((n, d), rows.dtype)
     if rows.shape[0] == 0:
@@ -104,4 +122,6 @@ def _gather_sum(rows: Array, place: Array) -> Array:
         y[s] = total
 
     parallel_for(body, row_blocks(xp, n, 2 * d * rows.itemsize))
+    if rows.shape[0] < place.size:  # tokens sent nowhere gathered somebody's row
+        y *= (indices >= 0).any(-1)[:, None]
     return y

@@ -233,7 +233,7 @@ class MultiHeadLatentAttention(Module):
     ) -> Tensor:
         """Move W^UK to the queries and W^UV behind the sum; attend to latents.  → (B, T, H, dv)"""
         shape = (self.heads, self.nope + self.value, self.latent)
-        w = ops.reshape(self.kv_b_proj.weight, shape=shape)  # per head [W^UK | W^UV]
+        w = ops.reshape(self.kv_b_proj.matrix(), shape=shape)  # per head [W^UK | W^UV]
         w_uk, w_uv = w[:, : self.nope], w[:, self.nope :]  # (H, dn, r), (H, dv, r)
         q_c = ops.head_linear(q[..., : self.nope], ops.transpose(w_uk, axes=(0, 2, 1)))
         if k_pe is not None:

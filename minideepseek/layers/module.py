@@ -171,6 +171,10 @@ class Linear(Module):
             return ops.linear(x, self.weight, self.bias)
         return ops.linear(x, self.weight)
 
+    def matrix(self) -> Tensor:
+        """W, (out, in), as this layer multiplies by it: for who computes with W in another way."""
+        return self.weight
+
 
 class Embedding(Module):
     """Row `ids` of a table.  ids (…) integers → (…, width); weight (rows, width)."""

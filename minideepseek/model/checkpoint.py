@@ -47,6 +47,7 @@ from minideepseek.autograd import backend
 from minideepseek.autograd.backend import Array
 from minideepseek.errors import CheckpointError, InputError
 from minideepseek.layers.fp8 import dequantize, quantize
+from minideepseek.layers.fp8.linear import check_stored
 from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.contents import FP8, INDEX, SINGLE, Contents, original_of, read_contents
 from minideepseek.model.files import atomic_directory
@@ -57,7 +58,8 @@ from minideepseek.model.transformer import DeepSeekV3
 
 # For `atomic_directory`: what the new state has not of these, the old one's is not kept.
 OWNED = (SINGLE, INDEX, "model-*-of-*.safetensors")
-STORED = ("float32", "bfloat16", "float64", "float8_e4m3fn")  # dtypes of written weights
+FLOAT8 = "float8_e4m3fn"
+STORED = ("float32", "bfloat16", "float64", FLOAT8)  # dtypes of written weights
 SCALES = "_scale_inv"  # what is appended to the name of a weight in FP8
 FP8_FORMAT = {
     "activation_scheme": "dynamic",
@@ -95,16 +97,21 @@ def write_model(
     """Write the model's files into a directory that exists, as `atomic_directory` gives one.
 
     dtype: of the stored weights, "float32" or "bfloat16"; None stores what the model computes in.
-    "float8_e4m3fn" writes DeepSeek's FP8 layout, and in float32 what that leaves unquantised.
+    "float8_e4m3fn" writes DeepSeek's FP8 layout, and in float32 what that leaves unquantised; it is
+    the one dtype of a model that holds codes (fp8.py).
     max_shard_bytes: where the tensors take more, they are written as shards of at most so many, a
     larger tensor alone; None: one file. InputError for an argument that is none of these;
     CheckpointError, naming it, for a tensor with NaN or Inf, and where the system refuses.
     """
-    stored = _one_of(STORED, model.model.norm.weight.dtype if dtype is None else dtype)
+    state, default = model.state_dict(), model.model.norm.weight.dtype
+    dtypes: tuple[str, ...] = STORED
+    if any(name.endswith(SCALES) for name in state):  # it holds codes: they are written as they are
+        dtypes, default = (FLOAT8,), FLOAT8
+    stored = one_of(dtypes, default if dtype is None else dtype)
     if max_shard_bytes is not None and (type(max_shard_bytes) is not int or max_shard_bytes < 1):
         raise InputError(f"max_shard_bytes: got {max_shard_bytes!r}, expected a number of bytes")
     folder = Path(folder)
-    fp8 = stored == "float8_e4m3fn"
+    fp8 = stored == FLOAT8
     config = replace(
         model.config,
         torch_dtype="float32" if fp8 else stored,
@@ -114,7 +121,7 @@ def write_model(
     ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     known = {name: token for name, token in ids.items() if token is not None}
     _write_json(folder / "generation_config.json", {"_from_model_config": True, **known})
-    tensors = _Stored(model.state_dict(), stored)
+    tensors = _Stored(state, stored)
     shards = _split(tensors, max_shard_bytes)
     if len(shards) == 1:
         save_file(tensors, folder / SINGLE, {"format": "pt"})  # older loaders insist on "pt"
@@ -137,20 +144,23 @@ class _Stored(Mapping[str, np.ndarray]):
     def __init__(
         self, arrays: Mapping[str, Array], dtype: str, names: list[str] | None = None
     ) -> None:
-        self.arrays, self.fp8 = arrays, dtype == "float8_e4m3fn"
+        self.arrays, self.fp8 = arrays, dtype == FLOAT8
         self.dtype = np.dtype("float32" if self.fp8 else dtype)
         self.names = list(self._all()) if names is None else names
         self._last: tuple = ("", None)  # codes and scales are asked for one after the other
 
     def __getitem__(self, name: str) -> np.ndarray:
         weight = name.removesuffix(SCALES)
+        if weight + SCALES in self.arrays:  # the model holds codes
+            array = backend.to_host(self.arrays[name])
+            return array if name != weight else array.view(FLOAT8)
         if not self._in_fp8(weight):
             return _finite(backend.to_host(self.arrays[name]), self._dtype_of(name), name)
         if self._last[0] != weight:
             values = _finite(backend.to_host(self.arrays[weight]), self.dtype, weight)
             self._last = (weight, quantize(values, (FP8_BLOCK, FP8_BLOCK)))
         codes, scales = self._last[1]
-        return scales if name != weight else codes.view("float8_e4m3fn")
+        return scales if name != weight else codes.view(FLOAT8)
 
     def _dtype_of(self, name: str) -> np.dtype:
         return np.dtype("float32") if name.endswith("e_score_correction_bias") else self.dtype
@@ -160,6 +170,8 @@ class _Stored(Mapping[str, np.ndarray]):
 
     def _all(self) -> Iterator[str]:
         for name in self.arrays:
+            if name.endswith(SCALES):
+                continue
             yield name
             if self._in_fp8(name):
                 yield name + SCALES
@@ -192,7 +204,7 @@ def _split(tensors: _Stored, most: int | None) -> list[list[str]]:
     return shards
 
 
-def _one_of(names: tuple[str, ...], dtype: Any) -> str:
+def one_of(names: tuple[str, ...], dtype: Any) -> str:
     with suppress(TypeError, ValueError):
         if dtype is not None and np.dtype(dtype).name in names:  # NumPy's None is float64
             return np.dtype(dtype).name
@@ -221,29 +233,40 @@ def from_pretrained(directory: str | os.PathLike, dtype: Any = backend.float32) 
     config.json states one, so that the model has none; and that a save was cut short and the state
     before it is restored.
     """
-    computed = _one_of(COMPUTED, dtype)
-    contents = read_contents(directory)
-    fault = next(contents.faults(), None)
-    if fault is not None:
-        raise CheckpointError(fault.text)
-    for notice in contents.notices:
-        warnings.warn(notice, stacklevel=2)
+    computed = one_of(COMPUTED, dtype)
+    contents = checked_contents(directory)
     model = _empty(contents, computed)
     _fill(model, contents)
     return model
 
 
+def checked_contents(directory: str | os.PathLike) -> Contents:
+    """What lies in the directory, if that is a whole model; its notices become warnings."""
+    contents = read_contents(directory)
+    fault = next(contents.faults(), None)
+    if fault is not None:
+        raise CheckpointError(fault.text)
+    for notice in contents.notices:
+        warnings.warn(notice, stacklevel=3)
+    return contents
+
+
 def _fill(model: DeepSeekV3, contents: Contents) -> None:
-    """Every tensor into its place; then those that are there twice must be the same twice."""
+    """Every tensor into its place."""
     state = model.state_dict()
     for name, array in state.items():
         if original_of(name, contents.config) is None:
-            backend.copy_into(array, _read(contents, name, array.dtype))
+            backend.copy_into(array, read_tensor(contents, name, array.dtype))
+    check_copies(state, contents)
+
+
+def check_copies(state: Mapping[str, Array], contents: Contents) -> None:
+    """CheckpointError where the files hold a tensor of the model twice, and not the same twice."""
     for name, header in contents.headers.items():
         original = original_of(name, contents.config)
         if original is not None:
             own = state[original]
-            if not np.array_equal(_read(contents, name, own.dtype), own):
+            if not np.array_equal(read_tensor(contents, name, own.dtype), own):
                 raise CheckpointError(
                     f"{header.path}: tensor {name} differs from {original}, whose copy it is"
                 )
@@ -269,17 +292,28 @@ def machine_memory() -> int | None:
 def _empty(contents: Contents, dtype: str) -> DeepSeekV3:
     """The model to be filled, if the machine can hold it."""
     config = replace(contents.config, quantization_config=None)  # dequantised while it is read
-    needed, memory = memory_needed(config, dtype), machine_memory()
-    refusal = f"{contents.folder}: the model needs {needed:,} bytes of memory in {dtype}"
-    if memory is not None and needed > memory:
-        raise CheckpointError(f"{refusal}; this machine has {memory:,}")
+    needed = memory_needed(config, dtype)
+    check_memory(contents, needed, dtype)
     try:
         return DeepSeekV3.empty(config, dtype)
     except MemoryError:
-        raise CheckpointError(f"{refusal}; the system gives less") from None
+        raise CheckpointError(
+            f"{_needs(contents, needed, dtype)}; the system gives less"
+        ) from None
 
 
-def _read(contents: Contents, name: str, dtype: np.dtype) -> np.ndarray:
+def check_memory(contents: Contents, needed: int, form: str) -> None:
+    """CheckpointError if the machine has less than the `needed` bytes of the model in that form."""
+    memory = machine_memory()
+    if memory is not None and needed > memory:
+        raise CheckpointError(f"{_needs(contents, needed, form)}; this machine has {memory:,}")
+
+
+def _needs(contents: Contents, needed: int, form: str) -> str:
+    return f"{contents.folder}: the model needs {needed:,} bytes of memory in {form}"
+
+
+def read_tensor(contents: Contents, name: str, dtype: np.dtype) -> np.ndarray:
     """One tensor in `dtype`: a window onto the file where it is stored so, else a copy."""
     header = contents.headers[name]
     stored = open_tensor(header, name)
@@ -287,6 +321,23 @@ def _read(contents: Contents, name: str, dtype: np.dtype) -> np.ndarray:
         scales = name + SCALES
         stored = _dequantised(stored, open_tensor(contents.headers[scales], scales), name)
     return _finite(stored, dtype, f"{name} in {header.path}")
+
+
+def read_codes(contents: Contents, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """One weight as (codes, scales): copies of what FP8 files hold, and what others hold quantised.
+
+    CheckpointError for a code of NaN or a scale that is not positive and finite.
+    """
+    if contents.dtype(name) != FP8:
+        return quantize(read_tensor(contents, name, np.dtype("float32")))
+    codes, scales = (
+        np.array(open_tensor(contents.headers[n], n)) for n in (name, name + SCALES)
+    )
+    try:
+        check_stored(codes.view(np.uint8), scales)
+    except InputError as error:
+        raise CheckpointError(f"tensor {name}: {error}") from None
+    return codes.view(np.uint8), scales
 
 
 def _dequantised(weight: np.ndarray, scales: np.ndarray, name: str) -> np.ndarray:

@@ -214,11 +214,11 @@ class DeepSeekV3(Module):
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         for name, parameter in super().named_parameters(prefix):
-            yield self._checkpoint_name(name), parameter
+            yield self.checkpoint_name(name), parameter
 
     def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Array]]:
         for name, array in super().named_tensors(prefix):
-            yield self._checkpoint_name(name), array
+            yield self.checkpoint_name(name), array
         embedding = self.model.embed_tokens.weight.data
         head = embedding if self.config.tie_word_embeddings else self.lm_head.weight.data
         for k in range(len(self.mtp.layers)):
@@ -226,12 +226,12 @@ class DeepSeekV3(Module):
             yield layer + "embed_tokens.weight", embedding
             yield layer + "shared_head.head.weight", head
 
-    def _checkpoint_name(self, name: str) -> str:
+    def checkpoint_name(self, name: str) -> str:
         """mtp.layers.{k}.… is model.layers.{L + k}.… in a file."""
         if not name.startswith("mtp.layers."):
             return name
-        k, rest = name.removeprefix("mtp.layers.").split(".", 1)
-        return f"model.layers.{self.config.num_hidden_layers + int(k)}.{rest}"
+        k, dot, rest = name.removeprefix("mtp.layers.").partition(".")
+        return f"model.layers.{self.config.num_hidden_layers + int(k)}{dot}{rest}"
 
     # --------------------------------------------------------------------------------- rest
 

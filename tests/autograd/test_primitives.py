@@ -23,6 +23,11 @@ from .cases import CASES
 from .strategies import REGIMES, frozen, values
 
 every_primitive = pytest.mark.parametrize("name", sorted(CASES))
+# Straight through a rounding, whose derivative is 0 or does not exist: differences say nothing.
+# tests/layers/fp8 compares these with the formula that they document, and keeps the other rules.
+STRAIGHT_THROUGH = {
+    "fp8_linear", "fp8_round", "fp8_stored_linear", "fp8_expert_mlp", "fp8_stored_expert_mlp",
+}  # fmt: skip
 LINEAR = sorted(name for name in CASES if CASES[name].linear)
 
 
@@ -54,7 +59,7 @@ def cotangent(v, y):
 
 
 def test_every_primitive_has_a_case():
-    assert set(CASES) == set(PRIMITIVES)
+    assert set(CASES) == set(PRIMITIVES) - STRAIGHT_THROUGH
 
 
 @every_primitive

@@ -76,6 +76,16 @@ def quantize(
     """
     x = real_numbers(x, "quantize")
     _check(x.shape, block, "quantize: x")
+    codes, scale_inv = to_codes(x, block, format, power_of_two)
+    if not bool(xp_of(x).isfinite(scale_inv).all()):
+        raise InputError(
+            f"quantize: NaN or Inf in x of shape {x.shape}, expected finite float32 numbers"
+        )
+    return codes, scale_inv
+
+
+def to_codes(x: Array, block: Block, format: Format, power_of_two: bool) -> tuple[Array, Array]:
+    """`quantize` of floats, unchecked: a tile that holds NaN or Inf has NaN for its scale."""
     xp = xp_of(x)
     codes = xp.empty(x.shape, format.dtype)
     scale_inv = xp.empty(scale_shape(x.shape, block), "float32")
@@ -89,10 +99,6 @@ def quantize(
         piece.of(codes)[...] = encode_bits(q.view("uint32"), format)
 
     parallel_for(one, pieces(xp, x.shape, block))
-    if not bool(xp.isfinite(scale_inv).all()):
-        raise InputError(
-            f"quantize: NaN or Inf in x of shape {x.shape}, expected finite float32 numbers"
-        )
     return codes, scale_inv
 
 
@@ -107,14 +113,21 @@ def dequantize(
     codes = check_codes(codes, format)
     _check(codes.shape, block, "dequantize: codes")
     scale_inv = real_numbers(scale_inv, "scale_inv")
-    overflows = check_scales(scale_inv, codes.shape, block, format)
+    bounded = check_scales(scale_inv, codes.shape, block, format)
+    return from_codes(codes, scale_inv, block, format, bounded)
+
+
+def from_codes(
+    codes: Array, scale_inv: Array, block: Block, format: Format, bounded: bool = False
+) -> Array:
+    """`dequantize`, unchecked. bounded: keep values that would round beyond float32's largest."""
     xp, table = xp_of(codes, scale_inv), values_of(format, codes)
     x = xp.empty(codes.shape, "float32")
 
     def one(piece: Piece) -> None:
         s = scale_inv[piece.scales(block)][:, None, :, None]
         q = table[piece.of(codes).astype("int64")]
-        if overflows:
+        if bounded:
             _bound(q, s)
         xp.multiply(q, s, out=piece.of(x))
 
