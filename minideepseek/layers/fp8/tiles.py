@@ -13,7 +13,7 @@ subnormal or zero), so a scale belongs to a tile, not to a tensor (V3 §3.3.2):
 s comes from the very numbers that it scales ("online"), not from earlier steps. A file calls it
 `weight_scale_inv`; despite the name it multiplies. The last tile of a ragged edge is what remains,
 by the rule of 128. A tile of zeros has s = 1. s is never smaller than the smallest normal float32,
-and where q · s would round beyond the largest, it is the largest: no finite number comes back as
+and where q · s would round beyond the largest, it stays just below: no finite number comes back as
 NaN or infinity.
 
 Laws, u = 2⁻²⁴ for what float32 itself rounds in x / s and q · s:
@@ -50,6 +50,7 @@ from minideepseek.autograd.backend import (
 from minideepseek.errors import InputError
 from minideepseek.layers.fp8.formats import (
     E4M3,
+    E5M6,
     FLOAT32_MAX,
     Format,
     ceil_power_of_two,
@@ -152,8 +153,8 @@ def rounded(
         s = tile_scale(tile_amax(values), format, power_of_two)[:, None, :, None]
         xp.divide(values, s, out=q)
         round_in_place(q, format)
-        if power_of_two or format != E4M3:  # amax / 448 · 448 never overflows: 7 divides 2²⁴ − 1
-            _bound(q, s)
+        if power_of_two or format == E5M6:  # 448 and 57,344 are 7 · 2ⁿ, and 7 divides 2²⁴ − 1:
+            _bound(q, s)  # amax / 448 · 448 never overflows
         q *= s
 
     parallel_for(one, pieces(xp, x.shape, block))
@@ -176,9 +177,12 @@ def tile_scale(amax: Array, format: Format = E4M3, power_of_two: bool = False) -
 
 
 def _bound(q: Array, s: Array) -> None:
-    """Keep q · s within float32, which it may leave by rounding up to 2¹²⁸."""
+    """Keep q · s within float32, which it may leave by rounding up to 2¹²⁸; NaN stays NaN.
+
+    The bound is one float32 step lower than it could be, since it is rounded itself.
+    """
     xp = xp_of(q)
-    bound = FLOAT32_MAX / xp.maximum(s, 1)
+    bound = FLOAT32_MAX * (1 - 2.0**-23) / xp.maximum(s, 1)
     xp.clip(q, -bound, bound, out=q)
 
 
