@@ -42,7 +42,7 @@ from collections.abc import Callable
 
 from minideepseek.autograd.backend import Array, xp_of
 from minideepseek.errors import InputError
-from minideepseek.layers.fp8.formats import decode
+from minideepseek.layers.fp8.formats import E4M3, check_codes, decode
 from minideepseek.layers.fp8.tiles import WEIGHT_BLOCK, Block, check_scales, spread
 
 BLOCK = 128  # products between two promotions
@@ -70,6 +70,7 @@ def scaled_product(
     `float32_sums` or `fourteen_bit_sums`. InputError for codes and scales as `dequantize` has it,
     and for contractions that disagree.
     """
+    codes_a, codes_b = check_codes(codes_a, E4M3), check_codes(codes_b, E4M3)
     if codes_a.ndim != 2 or codes_b.ndim != 2 or codes_a.shape[1] != codes_b.shape[1]:
         raise InputError(
             f"scaled_product: got codes of shapes {codes_a.shape} and {codes_b.shape}, "
