@@ -180,7 +180,7 @@ def verify(
     p = probabilities(logits.reshape(batch * (k + 1), -1), *sampling).reshape(logits.shape)
     going, accepted, law = np.ones(batch, bool), np.zeros(batch, np.int64), p[:, 0].copy()
     for j, q in enumerate(laws):
-        yes = going & (rng.random(batch) < acceptance(p[:, j], q, drafts[:, j]))
+        yes = going & (acceptance(p[:, j], q, drafts[:, j]) > rng.random(batch))
         no = going & ~yes
         law[no] = residual(p[no, j], q[no])
         law[yes] = p[yes, j + 1]  # of the next draft, or of the bonus token
