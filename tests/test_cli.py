@@ -271,7 +271,8 @@ def test_cuda_without_cupy_says_what_to_install(capsys, text, monkeypatch):
         ("--top-p 0", "top_p: got 0.0"), ("--top-k 0", "top_k: got 0"),
         ("--temperature -1", "temperature: got -1"), ("--temperature nan", "temperature: got nan"),
         ("--max-new-tokens -1", "max_new_tokens: got -1"), ("--seed -1", "seed: got -1"),
-        ("--threads 0", "threads: got 0"),
+        ("--threads 0", "threads: got 0"), ("--draft-tokens -1", "draft_tokens: got -1"),
+        ("--draft-tokens 64", "draft_tokens: 1 prompt tokens and drafts of 64"),
     ],
 )  # fmt: skip
 def test_bad_options_of_generate(capsys, model_directory, options, expected):
@@ -481,6 +482,17 @@ def test_generate_is_repeatable_and_stays_within_the_positions(capsys, model_dir
         assert main(["generate", model_directory, "The", "--seed", str(seed)]) == 0
         outs.append(capsys.readouterr().out)
     assert outs[0] == outs[1] != outs[2]
+
+
+def test_drafts_change_no_greedy_text_and_are_counted(capsys, model_directory):
+    command = ["generate", model_directory, "The", "--temperature", "0", "--max-new-tokens", "9"]
+    assert main(command) == 0
+    plain = capsys.readouterr()
+    assert main([*command, "--draft-tokens", "2"]) == 0
+    drafted = capsys.readouterr()
+    assert drafted.out == plain.out and "drafts" not in plain.err
+    assert re.search(r"accepted: \d+% of \d+ drafts; tokens per pass of the model: [12]\.\d\d\n$",
+                     drafted.err)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------- as its own process

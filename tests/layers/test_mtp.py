@@ -1,4 +1,7 @@
-"""Multi-token prediction: what each depth sees, in which order it is joined, how depths chain."""
+"""Multi-token prediction: what each depth sees, in which order it is joined, how depths chain;
+what a module is alone, with a cache, and when it is gone."""
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -7,12 +10,14 @@ from hypothesis import strategies as st
 
 from minideepseek.autograd.engine import Parameter, Tensor, no_grad
 from minideepseek.autograd.gradcheck import gradcheck
+from minideepseek.errors import InputError
 from minideepseek.layers.module import Embedding, Init
 from minideepseek.layers.mtp import MTPModel
 from minideepseek.layers.rope import RotaryEmbedding
 from minideepseek.model.config import DeepSeekV3Config
+from minideepseek.model.transformer import DeepSeekV3
 from tests.layers import plain
-from tests.layers.common import draw_ids, layer, normal, relative, scramble, seeds
+from tests.layers.common import build, draw_ids, layer, normal, relative, scramble, seeds
 from tests.strategies import configs
 
 deep = st.integers(1, 3).flatmap(lambda d: configs(num_nextn_predict_layers=d))
@@ -114,10 +119,86 @@ def test_a_depth_starts_from_the_depth_before():
     assert relative(rescaled[1][0], after[1][0]) < 1e-5
 
 
-def test_no_modules_no_depths():
+def test_a_model_may_hold_no_modules():
     config = DeepSeekV3Config.preset("nano", num_nextn_predict_layers=0)
     mtp, table = modules(config)
     assert run(mtp, table, *inputs(config, 0, 2, 4)) == [] and mtp.parameters() == []
+    assert not DeepSeekV3.empty(DeepSeekV3Config.preset("small")).mtp.layers
+
+
+@pytest.mark.parametrize("rng", [None, np.random.default_rng(0)])
+def test_a_user_may_not_make_none(rng):
+    config = DeepSeekV3Config.preset("nano", num_nextn_predict_layers=0)
+    for given_config, came in ((config, 0), ("nano", None)):
+        sentence = f"^num_nextn_predict_layers: got {came}, expected at least 1 module$"
+        with pytest.raises(InputError, match=sentence):
+            MTPModel(given_config, rng)
+
+
+def test_alone_it_is_what_a_model_holds():
+    """Made of a config and a generator, or of seed 2024; its losses are the model's."""
+    config = DeepSeekV3Config.preset("nano", num_nextn_predict_layers=2)
+    one, two = MTPModel(config), MTPModel(config, np.random.default_rng(2024))
+    for (name, a), (_, b) in zip(one.named_tensors(), two.named_tensors(), strict=True):
+        assert np.array_equal(a, b), name
+    assert {a.dtype for _, a in one.named_tensors()} == {np.dtype("float32")}
+    model, ids = build(config), draw_ids(config, 1, 2, 7)
+    alone = MTPModel(config, Init(None, 0.0, np.float64))
+    alone.load_state_dict(model.mtp.state_dict())
+    h, _ = model.hidden(ids[:, :-1])
+    for lengths in ([7, 7], [7, 4]):
+        mask = (np.arange(7) < np.array(lengths)[:, None]).astype(int)
+        expected = [loss.item() for loss in model.losses(ids, mask=mask).mtp]
+        options = {} if lengths == [7, 7] else {"mask": mask, "terms": sum(lengths) - 2}
+        found, routings = alone.losses(h, ids, model.model.embed_tokens, model.logits, **options)
+        assert [loss.item() for loss in found] == pytest.approx(expected, rel=1e-12)
+        assert len(routings) == 2
+
+
+@given(deep, seeds, st.lists(st.integers(1, 4), min_size=1, max_size=3), st.data())
+def test_steps_with_a_cache_are_the_whole_pass(config, seed, chunks, data):
+    """In any chunks, the depths one after the other in each; rows of different lengths too."""
+    mtp, table = modules(config, seed)
+    depth, total = config.num_nextn_predict_layers, sum(chunks)
+    lengths = np.array(data.draw(st.lists(st.integers(1, total), min_size=2, max_size=2)))
+    h = normal(seed + 2, 2, total, config.hidden_size)
+    ids = draw_ids(config, seed, 2, total + depth)  # of depth k the tokens k ahead
+    cache, at = mtp.new_cache(2, 1), 0
+    found = [[] for _ in range(depth)]
+    with no_grad():
+        for chunk in chunks:
+            counts = np.clip(lengths - at, 0, chunk)
+            mask = (np.arange(chunk) < counts[:, None]).astype(int)
+            x = Tensor(h[:, at : at + chunk])
+            for k, layer in enumerate(mtp.layers):
+                embedded = table(ids[:, at + k + 1 : at + k + 1 + chunk])
+                x, _ = layer.step(x, embedded, cache.layers[k], counts, mask)
+                found[k].append(x.data)
+            at += chunk
+        x = Tensor(h)
+        for k, layer in enumerate(mtp.layers):
+            x, _ = layer.step(x, table(ids[:, k + 1 : k + 1 + total]))
+            for b, n in enumerate(lengths):
+                assert relative(np.concatenate(found[k], 1)[b, :n], x.data[b, :n]) < 1e-9
+    assert all(layer.lengths.tolist() == lengths.tolist() for layer in cache.layers)
+
+
+@given(deep, seeds)
+def test_dropped_without_a_trace(config, seed):
+    """A model without the modules, from the same tensors, says the same to the last bit."""
+    model, ids = build(config, seed), draw_ids(config, seed, 2, 6)
+    main = DeepSeekV3.empty(
+        dataclasses.replace(config, num_nextn_predict_layers=0), np.float64
+    )
+    first, held = config.num_hidden_layers, model.state_dict()
+    modules_own = [f"model.layers.{first + k}." for k in range(config.num_nextn_predict_layers)]
+    left = {name: a for name, a in held.items() if not name.startswith(tuple(modules_own))}
+    main.load_state_dict(left)  # which refuses a missing or an unexpected name
+    with no_grad():
+        before = model(ids).data
+        assert np.array_equal(main(ids).data, before)
+        scramble(model.mtp, seed + 1)
+        assert np.array_equal(model(ids).data, before)
 
 
 @given(deep, seeds, st.integers(2, 6), st.data())
