@@ -9,6 +9,7 @@ text gives:
     model/       Part II   the language model: configuration, transformer, checkpoints, generation
     training/    Part III  how it learns: text, optimiser, trainer, report
     reasoning/   Part IV   how it reasons: R1, a program that verifies answers, GRPO
+    exercises/   Part V    learn by doing: write each backward yourself, be told what is wrong
     cli/                   the command line
 
 The names below are what other programs call.
@@ -148,7 +149,7 @@ __all__ = [
 ]
 
 
-_PARTS = ("autograd", "layers", "model", "training", "reasoning")
+_PARTS = ("autograd", "layers", "model", "training", "reasoning", "exercises")
 
 
 def __getattr__(name: str) -> Any:

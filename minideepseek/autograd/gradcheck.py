@@ -151,7 +151,7 @@ def gradcheck(
                 backward(y, u)
             return [getattr(x, "grad", None) for x in [*inputs, *used]]
 
-    names = _argument_names(f, n) + list(parameters or {})
+    names = argument_names(f, n) + list(parameters or {})
     checked = [*arrays, *(p.data.copy() for p in used)]
     return _check(Problem(f, names, checked, value, pull, (), True), rng, tolerance)
 
@@ -182,7 +182,7 @@ def check_vjp(
     def pull(u, *values):
         return _as_tuple(function(*values, **options)[1](u))
 
-    names = _argument_names(function, len(arrays))
+    names = argument_names(function, len(arrays))
     problem = Problem(function, names, list(arrays), value, pull, constants, exact_shapes)
     broken = _broken_rule(problem, lambda *values: function(*values, **options))
     return _check(problem, rng, tolerance, broken)
@@ -235,13 +235,25 @@ def _reason(problem: Problem, i: int, got: np.ndarray) -> str:
     if got[0].size > TABLE_LIMIT:
         return "differences along a random direction disagree"
     want = problem.differences(i)
-    factor = float((got * want).sum() / max((want * want).sum(), 1e-300))
-    if np.linalg.norm(got - factor * want) <= 0.01 * np.linalg.norm(got - want):
-        if abs(factor + 1) < 1e-4:
-            return "the sign is flipped"
-        return f"right direction, off by a factor {factor:.6g}"
+    if said := scaled(got, want):
+        return said
     if _same(got[0], got[1]):
         return "your rule ignores the incoming gradient g"
+    return elsewhere(got, want, "finite differences say")
+
+
+def scaled(got: np.ndarray, want: np.ndarray) -> str:
+    """Whether got is all but want up to its sign or a factor, in words, or ""."""
+    factor = float((got * want).sum() / max((want * want).sum(), 1e-300))
+    if np.linalg.norm(got - factor * want) > 0.01 * np.linalg.norm(got - want):
+        return ""
+    if abs(factor + 1) < 1e-4:
+        return "the sign is flipped"
+    return f"right direction, off by a factor {factor:.6g}"
+
+
+def elsewhere(got: np.ndarray, want: np.ndarray, says: str) -> str:
+    """Where got and want (k, …), k arrays each, differ most; or that rows are columns."""
     if want.ndim > 2 and want.shape[-1] == want.shape[-2] and _same(got.swapaxes(-1, -2), want):
         return "transposed: its rows are the columns"
     bad = _far(got, want)
@@ -249,7 +261,7 @@ def _reason(problem: Problem, i: int, got: np.ndarray) -> str:
     place = _place(tuple(int(n) for n in worst[1:]))
     return (
         f"{int(bad.any(0).sum())} of {bad[0].size} entries differ, worst at {place}: "
-        f"got {got[worst]:.6f}, finite differences say {want[worst]:.6f}"
+        f"got {got[worst]:.6f}, {says} {want[worst]:.6f}"
     )
 
 
@@ -305,7 +317,7 @@ def _tensor(x: np.ndarray) -> Any:
     return Parameter(x) if x.dtype.kind == "f" else x
 
 
-def _argument_names(f: Callable, n: int) -> list[str]:
+def argument_names(f: Callable, n: int) -> list[str]:
     """The names of f's first n positional arguments."""
     try:
         signature = inspect.signature(f).parameters.values()

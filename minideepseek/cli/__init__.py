@@ -9,13 +9,14 @@ r"""The command line: one verb per job, thin.
     minideepseek sft          supervised fine-tuning of one, on a teacher's demonstrations
     minideepseek info         parameters, FLOPs and cache bytes of a configuration, from shapes
     minideepseek inspect      the ledger of a checkpoint directory, from its headers
+    minideepseek exercises    write each backward yourself, and be told what is wrong
 
 BLAS is set to one thread before NumPy is loaded: the threads are ours (`--threads`), so that the
 element-wise work shares them too and results do not depend on their number.
 
-What a run says goes to standard output, how far it is to standard error. Exit codes: 0 done, 2 for
-input that cannot be used (one sentence on standard error), 3 for a run that diverged or whose gate
-failed, 130 when interrupted.
+What a run says goes to standard output, how far it is to standard error. Exit codes: 0 done, 1 for
+an exercise that is not solved, 2 for input that cannot be used (one sentence on standard error), 3
+for a run that diverged or whose gate failed, 130 when interrupted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from minideepseek.cli import journey, language, reasoning
+from minideepseek.cli import exercises, journey, language, reasoning
 from minideepseek.cli.machine import complain
 from minideepseek.errors import DivergedError, GateError, MiniDeepSeekError
 
@@ -65,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=_version())
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for part in (journey, language, reasoning):
+    for part in (journey, language, reasoning, exercises):
         part.add_verbs(verbs)
     return parser
 

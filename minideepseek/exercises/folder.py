@@ -1,0 +1,116 @@
+"""The learner's folder: their files, which are never overwritten, and how far they have come.
+
+Progress is a hidden file of JSON in the folder itself: how many hints were given, and of each file
+that was checked its fingerprint and verdict. A file that changed since says so, and asks to be
+checked again. A file is replaced in one case only: it is still the skeleton that it was copied
+from, letter for letter, and the library has a newer one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from minideepseek.errors import CheckpointError, InputError
+from minideepseek.exercises import catalogue
+from minideepseek.exercises.exercise import OK, OPEN, WRONG, Line, solved
+from minideepseek.model.files import atomic_write
+from minideepseek.model.strict_json import read_json
+
+DEFAULT = "my_exercises"
+CHANGED, MISSING = "changed", "missing"  # since it was checked; from the folder
+_PROGRESS = ".progress.json"
+
+
+def fingerprint(text: str) -> str:
+    """Tells texts apart; line ends do not count."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Folder:
+    """A learner's folder that was started; InputError if it was not."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_dir():
+            raise InputError(f"{path}: no such folder; make it: minideepseek exercises start")
+        self.path = path
+        self.progress = _read(path / _PROGRESS)
+
+    def file(self, name: str) -> Path:
+        return self.path / f"{name}.py"
+
+    def text(self, name: str) -> str | None:
+        """What the learner's file holds; None if it is not there."""
+        try:
+            return self.file(name).read_text("utf-8", errors="replace")
+        except FileNotFoundError:
+            return None
+
+    def verdict(self, name: str) -> str:
+        """OK, WRONG, OPEN, CHANGED or MISSING, from the last check and the file as it is."""
+        text, known = self.text(name), self.progress.get(name, {})
+        if text is None:
+            return MISSING
+        now = fingerprint(text)
+        if now == known.get("checked"):
+            return known["verdict"]
+        untouched = now in (known.get("skeleton"), fingerprint(catalogue.skeleton(name)))
+        return OPEN if untouched else CHANGED
+
+    def record(self, name: str, text: str, lines: list[Line]) -> None:
+        """Keep the outcome of a check of a file that held `text`."""
+        wrong = any(line.verdict == WRONG for line in lines)
+        verdict = OK if solved(lines) else WRONG if wrong else OPEN
+        self._keep(name, checked=fingerprint(text), verdict=verdict)
+
+    def hint(self, name: str) -> list[str]:
+        """The hints given so far and one more, of three."""
+        given = min(self.progress.get(name, {}).get("hints", 0) + 1, 3)
+        self._keep(name, hints=given)
+        return list(catalogue.exercise(name).hints[:given])
+
+    def _keep(self, name: str, **changes: Any) -> None:
+        self.progress[name] = self.progress.get(name, {}) | changes
+        self.save()
+
+    def save(self) -> None:
+        with atomic_write(self.path / _PROGRESS, "w") as file:
+            json.dump(self.progress, file, indent=1)
+
+
+def start(path: Path) -> dict[str, list[str]]:
+    """Copy the skeletons that are not there; "copied", "renewed" and "kept" → names."""
+    path.mkdir(parents=True, exist_ok=True)
+    folder, done = Folder(path), {"copied": [], "renewed": [], "kept": []}  # type: ignore[var-annotated]
+    for name in catalogue.names():
+        skeleton, text = catalogue.skeleton(name), folder.text(name)
+        new, known = fingerprint(skeleton), folder.progress.get(name, {})
+        untouched = text is not None and fingerprint(text) == known.get("skeleton") != new
+        if text is None or untouched:
+            with atomic_write(folder.file(name), "w") as file:
+                file.write(skeleton)
+            folder.progress[name] = known | {"skeleton": new}
+        done["copied" if text is None else "renewed" if untouched else "kept"].append(name)
+    folder.save()
+    return done
+
+
+def find(given: Path | None) -> Path:
+    """The folder that is meant: the one given, ./my_exercises, or the one we are in."""
+    if given is None and not Path(DEFAULT).is_dir() and Path(_PROGRESS).exists():
+        return Path(".")
+    return given or Path(DEFAULT)
+
+
+def _read(path: Path) -> dict[str, dict]:
+    if not path.exists():
+        return {}
+    try:
+        found = read_json(path)
+    except CheckpointError as error:
+        raise InputError(f"{error}; delete it to begin the record anew") from None
+    if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
+        raise InputError(f"{path}: is no record of exercises; delete it to begin one anew")
+    return found

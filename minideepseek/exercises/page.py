@@ -1,0 +1,71 @@
+"""What a learner reads: the report on one exercise, the list of all, a hint."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from minideepseek.exercises import catalogue
+from minideepseek.exercises.exercise import OK, OPEN, Line
+from minideepseek.exercises.folder import Folder
+
+_TIERS = ("the idea", "the identity", "the first line")
+
+
+def title(name: str, file: Path) -> str:
+    """One line that says which exercise it is."""
+    head = catalogue.heading(name)
+    return f"{name}  {head.stars}  {head.minutes} minutes  {file}"
+
+
+def report(name: str, file: Path, lines: list[Line], printed: str = "") -> str:
+    """What a check found, one line for each thing judged."""
+    width = max(len(line.name) for line in lines)
+    page = [title(name, file)]
+    for line in lines:
+        first, *rest = line.text.split("\n")
+        start = f"   {line.name:<{width}}  {line.verdict:<{len(OPEN)}}  "
+        page.append(f"{start}{first}".rstrip())
+        page += [f"{' ' * len(start)}   {more}" for more in rest]
+    if printed.strip():
+        page += ["   it printed", *(f"      {said}" for said in printed.splitlines()[:12])]
+    return "\n".join(page)
+
+
+def solution(name: str) -> str:
+    """Where the library's own definitions are; for after success."""
+    where = [_place(function) for function in catalogue.exercise(name).solutions]
+    return "   solved; the library's own: " + f"\n{' ' * 30}".join(where)
+
+
+def _place(function: Callable) -> str:
+    bare = inspect.unwrap(function)
+    path, (_, line) = inspect.getfile(bare), inspect.getsourcelines(bare)
+    if Path(path).is_relative_to(Path.cwd()):
+        path = os.path.relpath(path)
+    return f"{bare.__qualname__}, {path}:{line}"
+
+
+def hints(name: str, given: list[str]) -> str:
+    """The hints given so far, the newest last."""
+    page = [f"{name}: hint {len(given)} of 3"]
+    for tier, hint in zip(_TIERS, given, strict=False):
+        page += [f"   {tier}", *(f"      {line}" for line in hint.split("\n"))]
+    return "\n".join(page)
+
+
+def overview(folder: Folder) -> str:
+    """All exercises by chapter, with verdicts."""
+    verdicts = {name: folder.verdict(name) for name in catalogue.names()}
+    done = sum(v == OK for v in verdicts.values())
+    page = [f"{folder.path}: {done} of {len(verdicts)} solved"]
+    wide = max(map(len, verdicts))
+    for chapter, members in catalogue.CHAPTERS.items():
+        page += ["", chapter]
+        for name in members:
+            head = catalogue.heading(name)
+            columns = f"{verdicts[name]:<{len(OPEN)}}  {name:<{wide}}  {head.stars:<3}"
+            page.append(f"   {columns}  {head.minutes:>2} min  {head.title}")
+    return "\n".join(page)
