@@ -39,6 +39,7 @@ from minideepseek.layers.mtp import MTPLayer, SharedHead
 from minideepseek.model.transformer import DeepSeekV3
 
 Array = np.ndarray
+SHARED = 1 << 19  # bytes of a weight that stay in a second-level cache from vector to vector
 PLAIN = (
     DecoderLayer, DeepSeekAttention, MLP, DeepSeekMoE, Router, Experts, Linear, RMSNorm,
     MTPLayer, SharedHead,
@@ -56,12 +57,18 @@ def fits(model: DeepSeekV3) -> bool:
 
 
 def times(x: Array, weight: Array) -> Array:
-    """x Wᵀ for x (T, in), weight (out, in). Two or three vectors one by one: BLAS would copy W."""
+    """x Wᵀ for x (T, in), weight (out, in).
+
+    For two or three vectors BLAS would copy W first. They come one by one, block by block of W, so
+    that W is read from memory once: the other vectors find the block in the cache.
+    """
     if not 1 < len(x) < 4:
         return x @ weight.T
-    y = np.empty((len(x), len(weight)), x.dtype)
-    for one, out in zip(x, y, strict=True):
-        np.dot(weight, one, out=out)
+    y, rows = np.empty((len(x), len(weight)), x.dtype), max(1, SHARED // weight[0].nbytes)
+    for i in range(0, len(weight), rows):
+        block = weight[i : i + rows]
+        for one, out in zip(x, y, strict=True):
+            np.dot(block, one, out=out[i : i + rows])
     return y
 
 

@@ -11,6 +11,7 @@ from minideepseek.autograd.engine import no_grad
 from minideepseek.errors import InputError
 from minideepseek.layers.mla import DeepSeekAttention
 from minideepseek.layers.moe import DeepSeekMoE, Router, route
+from minideepseek.model import decoding
 from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.decoding import Decoding, Mixture, fits, times
 from minideepseek.model.generate import generate, stream
@@ -53,8 +54,12 @@ def test_it_chooses_as_the_router_ties_and_all(seed, groups, k, ties):
 
 @given(seeds, st.integers(1, 6), st.integers(1, 5), st.integers(1, 5))
 def test_times_is_the_product_for_any_number_of_vectors(seed, rows, wide, high):
+    """With blocks of 100 bytes, too: one row of W or a few."""
     x, w = normal(seed, rows, wide), normal(seed + 1, high, wide)
-    assert relative(times(x, w), x @ w.T) < 1e-12
+    for block in (decoding.SHARED, 100, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(decoding, "SHARED", block)
+            assert relative(times(x, w), x @ w.T) < 1e-12
 
 
 def test_generate_uses_it_for_one_row_and_says_the_same(monkeypatch):
