@@ -28,7 +28,18 @@ the norm hardly shows it, but a sum that cancels to nearly nothing keeps its err
 
 **The cure** (`promoted_sums`): every 128 products the partial sum goes to a float32 accumulator and
 starts again at zero. A fine-grained scale needs this addition anyway, so the cure costs nothing
-more. `demos/fp8_numbers.py` measures both, K = 4096.
+more. demos/fp8_numbers.py, K = 4096, 64 × 64 outputs, in per cent; "worst" is the largest error of
+an element over the root mean square of the exact outputs:
+
+                           norm of the error           worst
+    A and B            14 bits     promoted     14 bits     promoted
+    uniform, 0 to 1       7.46        0.056        7.94        0.064
+    normal + 1            3.28        0.011        4.10        0.019
+    normal + 1/2          0.73        0.005        1.51        0.016
+    normal                0.13        0.013        1.17        0.051
+
+The paper's figure is a largest relative error of nearly 2 %, of data that it does not describe.
+Here it lies between data whose mean is 1/2 and 1 of its deviation.
 
 >>> import numpy as np
 >>> a, b = np.ones((1, 4096), np.float32), np.full((1, 4096), 1.125, np.float32)

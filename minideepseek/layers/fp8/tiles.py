@@ -1,7 +1,8 @@
 r"""Chapter 4b.2 — The scale: one for every tile
 
-Values of a weight spread over more than E4M3's 2¹⁵ (with one outlier, most others would be
-subnormal or zero), so a scale belongs to a tile, not to a tensor (V3 §3.3.2):
+E4M3's normal numbers span 2¹⁵. One scale for a tensor is set by its largest number, and what is
+less than 2⁻¹⁵ of it is subnormal, then zero. So a scale belongs to a tile, where an outlier harms
+its neighbours alone (V3 §3.3.2):
 
     s = max |x| / 448  over the tile,      q = encode(x / s),      x ≈ decode(q) · s
 
@@ -19,14 +20,15 @@ NaN or infinity.
 Laws, u = 2⁻²⁴ for what float32 itself rounds in x / s and q · s:
 
     |x̂ − x| ≤ max(|x| / 16, s / 1024) · (1 + 4u)      half a step of E4M3 at that scale
-    quantize(x̂) has the same codes                    s may move by one float32 step
-    x · 2ᵏ has the same codes and 2ᵏ times the scales, where nothing leaves the normal range
+    x̂ has the same codes                              its s may differ by one float32 step
+    x · 2ᵏ has the same codes and 2ᵏ times the scales  where nothing leaves float32's normal range
 
 **Powers of two.** Rounding s up to a power of two costs up to one octave of range and no precision,
-and makes x̂ a number of few bits: tiles of another direction then hold it exactly. V3 does so for
-what is quantised along channels first and along tokens later (§3.3.3: the input of the projection
-after attention, in E5M6; the input of the experts' up-projection; the gradient before their
-down-projection), and since V3.1 everywhere, in UE8M0.
+and makes x̂ a number of few bits: the same tiles give it back exactly, and so do tiles of another
+direction where it is not subnormal. V3 does so for what is quantised along channels first and along
+tokens later (§3.3.3: the input of the projection after attention, in E5M6; the input of the
+experts' up-projection; the gradient before their down-projection), and since V3.1 everywhere, in
+UE8M0.
 
 >>> import numpy as np
 >>> codes, scale_inv = quantize(np.ones((200, 130), np.float32))
