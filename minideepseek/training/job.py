@@ -23,7 +23,7 @@ class LanguageJob:
 
     texts: the user's files or folders; none for docstrings. verb: of the command line that began
     or resumed it, for the hint of how to go on. part: of a journey that it is the first part of,
-    "both" if the reasoning part follows.
+    "both" if the reasoning part follows. fp8: products in FP8, AdamW's moments in bfloat16.
     """
 
     out: Path
@@ -34,6 +34,7 @@ class LanguageJob:
     resume: bool = False
     verb: str = "pretrain"
     part: str = "language"
+    fp8: bool = False
 
     def to_go_on(self) -> str:
         """The command that resumes it, for pasting."""
@@ -74,23 +75,32 @@ def store_job(job: LanguageJob) -> None:
         "texts": [os.path.abspath(text) for text in job.texts],
         "plan": asdict(job.plan),
         "part": job.part,
+        "fp8": job.fp8,
     }
     with atomic_write(job.out / "run.json", "w") as file:
         json.dump(facts, file, indent=1)
 
 
 def stored_job(
-    out: Path, preset: str | None, texts: Sequence[str], changes: dict[str, Any], device: str
+    out: Path,
+    preset: str | None,
+    texts: Sequence[str],
+    changes: dict[str, Any],
+    device: str,
+    fp8: bool = False,
 ) -> LanguageJob:
     """The job that began the run in `out`, to be resumed; what is given now comes first.
 
-    A run killed before it wrote run.json has only what is given. CheckpointError for a damaged one.
+    A run killed before it wrote run.json has only what is given. CheckpointError for a damaged one,
+    and where FP8 is asked for in the middle of a run.
     """
     file, stored = out / "run.json", {}
     if file.exists():
         stored = read_json(file)
         if not isinstance(stored, dict) or not isinstance(stored.get("plan", {}), dict):
             raise CheckpointError(f"{file}: not what a run wrote")
+    if fp8 and stored and stored.get("fp8") is not True:
+        raise CheckpointError(f"{out} was begun in float32; go on without FP8, or begin a new run")
     preset = preset or stored.get("preset", "mini")
     try:
         numbers = {**stored.get("plan", {}), **changes}
@@ -98,7 +108,7 @@ def stored_job(
             numbers["sequence_length"] = default_length(preset)
         plan = Plan(**numbers)
         found = [str(text) for text in texts or stored.get("texts", [])]
-        part = str(stored.get("part", "language"))
+        part, fp8 = str(stored.get("part", "language")), fp8 or stored.get("fp8") is True
     except TypeError:
         raise CheckpointError(f"{file}: not what a run wrote") from None
-    return LanguageJob(out, preset, found, plan, device, resume=True, part=part)
+    return LanguageJob(out, preset, found, plan, device, resume=True, part=part, fp8=fp8)

@@ -27,6 +27,7 @@ from minideepseek.errors import InputError
 from minideepseek.model.checkpoint import OWNED, write_model
 from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.files import atomic_directory, atomic_write
+from minideepseek.model.fp8 import fp8_training, high_precision
 from minideepseek.model.generate import generate
 from minideepseek.model.ledger import activated_parameters, main_parameters
 from minideepseek.model.tokenizer import ByteTokenizer
@@ -121,12 +122,18 @@ def model_config(preset: str, tokenizer: ByteTokenizer) -> DeepSeekV3Config:
 def make_trainer(
     job: LanguageJob, config: DeepSeekV3Config, corpus: Corpus, tokenizer: ByteTokenizer
 ) -> Trainer:
-    """A fresh model and its text: two generators from one seed, of weights and of data order."""
+    """A fresh model and its text: two generators from one seed, of weights and of data order.
+
+    In FP8 the weights are the same ones, and so are the files that are written: float32.
+    """
     plan, (init, data) = job.plan, np.random.default_rng(job.plan.seed).spawn(2)
     text = pack(corpus.train, tokenizer)
     loader = BatchLoader(text, plan.batch_size, plan.sequence_length, data)
     model = DeepSeekV3(config, init).to(job.device)
-    return Trainer(model, loader, plan, pack(corpus.held_out, tokenizer))
+    held_out = pack(corpus.held_out, tokenizer)
+    if job.fp8:
+        return Trainer(fp8_training(model), loader, plan, held_out, moments="bfloat16")
+    return Trainer(model, loader, plan, held_out)
 
 
 def weigh_corpus(corpus: Corpus, say: Callable[[str], None]) -> dict[str, float]:
@@ -204,7 +211,8 @@ class _Samples:
     def __init__(
         self, path: Path, trainer: Trainer, tokenizer: ByteTokenizer, corpus: Corpus
     ) -> None:
-        self.path, self.model, self.tokenizer = path, trainer.model, tokenizer
+        self.path, self.tokenizer = path, tokenizer
+        self.model = high_precision(trainer.model)  # as it is written, and will be read
         self.seed = trainer.plan.seed
         self.room = self.model.config.max_position_embeddings
         size = min(PROMPT_BYTES, self.room // 3)
@@ -247,6 +255,7 @@ def make_record(
     """The facts and curves of the report."""
     config, plan = trainer.model.config, trainer.plan
     prompts = [prompt for _, prompt, _ in samples]
+    arithmetic = "FP8 products, weights in float32, moments in bfloat16" if job.fp8 else "float32"
     facts = {
         "preset": job.preset,
         "parameters": f"{_count(trainer):,}",
@@ -255,6 +264,7 @@ def make_record(
         "steps": _steps(plan),
         "text": "; ".join(job.texts) or "docstrings of this Python's standard library",
         "text's hash": directory.corpus[:16],
+        "arithmetic": arithmetic,
         "training time": f"{trainer.seconds:.0f} s",
         "device": f"{job.device}, {get_threads()} threads of {os.cpu_count()} cores",
         "peak memory": f"{memory_bytes(job.device) / 2**20:,.0f} MiB",

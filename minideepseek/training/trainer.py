@@ -147,8 +147,8 @@ class Training(Protocol):
 class Trainer:
     """A model, its text and its optimiser; `step()` is one update and returns its metrics.
 
-    loader: batches; held_out: (M,) tokens for `evaluate`, may be None. InputError for sequences
-    longer than the model's positions.
+    loader: batches; held_out: (M,) tokens for `evaluate`, may be None; moments:
+    AdamW's. InputError for sequences longer than the model's positions.
     """
 
     def __init__(
@@ -157,6 +157,7 @@ class Trainer:
         loader: BatchLoader,
         plan: Plan,
         held_out: np.ndarray | None = None,
+        moments: str | None = None,
     ) -> None:
         check_length(plan, model.config)
         self.model, self.loader, self.plan, self.held_out = model, loader, plan, held_out
@@ -165,6 +166,7 @@ class Trainer:
             self.parameters.values(),
             lr=plan.learning_rate,
             weight_decay=matrices_only(plan.weight_decay),
+            moments=moments,
         )
         self.done = 0  # steps
         self.tokens = 0
