@@ -229,8 +229,8 @@ class Speculation:
     def _read(self, feed: np.ndarray, counts: np.ndarray, last: int) -> tuple[Tensor, np.ndarray]:
         """The states of feed (B, T), counts[b] of them real, and the logits of the last ones."""
         if self.alone is not None and feed.shape[1] == last:
-            h = self.alone(feed[0])
-            return Tensor(h[None]), self.alone.logits(h)[None]
+            states = self.alone(feed[0])
+            return Tensor(states[None]), self.alone.logits(states)[None]
         h = read(self.model, feed, self.cache, counts)
         if h.shape[1] == last:
             return h, host_logits(self.model, h)
