@@ -42,7 +42,7 @@ from minideepseek.autograd.backend import Array
 from minideepseek.autograd.engine import Parameter
 from minideepseek.errors import InputError
 from minideepseek.layers.fp8.experts import FP8Experts, StoredFP8Experts
-from minideepseek.layers.fp8.linear import FP8Linear, StoredFP8Linear
+from minideepseek.layers.fp8.linear import FP8Linear
 from minideepseek.layers.fp8.recipe import SERVING, V3, Recipe, Scheme
 from minideepseek.layers.fp8.tiles import quantize
 from minideepseek.layers.module import Init, Linear, Module
@@ -66,12 +66,11 @@ Change = Callable[[str, Any], Any]  # (checkpoint name, part) → what stands in
 def fp8_training(model: DeepSeekV3, recipe: Recipe = V3) -> DeepSeekV3:
     """A model that shares all Parameters with `model` and computes in FP8 by `recipe`.
 
-    InputError for a model that holds codes.
+    InputError, here and below, for a model that holds codes.
     """
+    _check_weights(model)
 
     def change(name: str, part: Any) -> Any:
-        if isinstance(part, StoredFP8Linear | StoredFP8Experts):
-            raise InputError(f"model: {name} holds FP8 codes, expected weights that can be trained")
         if isinstance(part, Experts):
             return FP8Experts.of(part, recipe)
         if isinstance(part, Linear) and is_quantised(f"{name}.weight"):
@@ -83,6 +82,7 @@ def fp8_training(model: DeepSeekV3, recipe: Recipe = V3) -> DeepSeekV3:
 
 def high_precision(model: DeepSeekV3) -> DeepSeekV3:
     """The model of the same Parameters that rounds nothing: `fp8_training` undone."""
+    _check_weights(model)
 
     def change(name: str, part: Any) -> Any:
         if isinstance(part, FP8Linear | FP8Experts):
@@ -101,6 +101,7 @@ def fp8_inference(model: DeepSeekV3, recipe: Recipe = SERVING) -> DeepSeekV3:
     recipe: whose x tiles say how activations are rounded; SERVING leaves them as they are, V3 is
     the forward pass of training.
     """
+    _check_weights(model)
     state = model.state_dict()
 
     def codes_of(name: str) -> tuple[Array, Array]:
@@ -145,6 +146,12 @@ class Places(Init):
 
     def full(self, value: float, *shape: int) -> Parameter:
         return Parameter(backend.full((0,) * len(shape), value, self.dtype))
+
+
+def _check_weights(model: DeepSeekV3) -> None:
+    held = [name for name in model.state_dict() if name.endswith("_scale_inv")]
+    if held:
+        raise InputError(f"model: it holds FP8 codes ({held[0]}), expected one that holds weights")
 
 
 def array_bytes(model: DeepSeekV3) -> int:

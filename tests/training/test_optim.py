@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minideepseek.autograd.backend import set_threads
+from minideepseek.autograd.backend import set_threads, to_device, to_host
 from minideepseek.autograd.engine import Parameter
 from minideepseek.errors import InputError
 from minideepseek.training.optim import (
@@ -197,6 +197,98 @@ def test_refuses_betas(betas):
 def test_refuses_no_parameters():
     with pytest.raises(InputError, match="parameters: got none"):
         AdamW([], lr=0.1)
+
+
+# --------------------------------------------------------------------------- moments in bfloat16
+
+
+def to_bfloat16(x):
+    return x.astype("bfloat16").astype(x.dtype)
+
+
+@given(OPTIONS)
+def test_bfloat16_moments_are_rounded_between_steps_and_only_there(options):
+    """The reference, with m and v rounded after each step; p is made of what they were before."""
+
+    def rule(p, m, v, *rest):
+        p, m, v = reference(p, m, v, *rest)
+        return p, to_bfloat16(m), to_bfloat16(v)
+
+    got, want = run(rule, "float32", options | {"moments": "bfloat16"}, steps=4)
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_array_equal(a, b)
+
+
+def test_bfloat16_moments_take_half_the_bytes_and_nothing_is_allocated():
+    params = parameters(12, "float32", [(2 * BLOCK + 7,), (100, 100), (3,)])
+    optimiser = AdamW(params, lr=0.01, moments="bfloat16")
+    give_gradients(params, np.random.default_rng(13))
+    for moments in (optimiser.m, optimiser.v):
+        assert [a.dtype.name for a in moments] == ["bfloat16"] * 3
+        assert [2 * a.nbytes for a in moments] == [p.data.nbytes for p in params]
+    held = [*optimiser.m, *optimiser.v]
+    optimiser.step()
+    tracemalloc.start()
+    optimiser.step()
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    optimiser.step()
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    assert peak < 16 * 1024
+    assert all(a is b and a.any() for a, b in zip([*optimiser.m, *optimiser.v], held, strict=True))
+
+
+def test_bfloat16_moments_do_not_depend_on_the_number_of_threads(threads):
+    results = []
+    for count in (1, 3):
+        threads(count)
+        params = parameters(10, "float32", [(3 * BLOCK + 5,), (70, 30), (2,)])
+        optimiser, rng = AdamW(params, lr=0.01, moments="bfloat16"), np.random.default_rng(11)
+        for _ in range(3):
+            give_gradients(params, rng)
+            optimiser.step()
+        results.append([p.data for p in params] + optimiser.v)
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("beta", "stuck"), [(0.95, False), (0.999, True)])
+def test_a_second_moment_in_bfloat16_falls_at_0_95_and_not_at_0_999(beta, stuck):
+    """A step takes 1 − β₂ of v off; half of bfloat16's spacing is at most 0.4 % of a number."""
+    (p,) = parameters(0, "float32", [(50,)])
+    optimiser = AdamW([p], lr=0.0, betas=(0.9, beta), moments="bfloat16")
+    p.grad = np.random.default_rng(1).standard_normal(50).astype(np.float32)
+    optimiser.step()
+    before = optimiser.v[0].astype("float32")
+    p.grad = np.zeros(50, np.float32)
+    for _ in range(100):
+        optimiser.step()
+    after = optimiser.v[0].astype("float32")
+    assert (after == before).all() == stuck
+    assert stuck or (after < 0.02 * before).all()
+
+
+def test_bfloat16_moments_on_each_device(device):
+    results = []
+    for place in ("cpu", device):
+        params = [Parameter(to_device(p.data, place)) for p in parameters(3, "float32")]
+        optimiser, rng = AdamW(params, lr=0.01, moments="bfloat16"), np.random.default_rng(4)
+        for _ in range(3):
+            for p in params:
+                g = np.asarray(rng.standard_normal(p.shape), np.float32)
+                p.grad = to_device(g, place)
+            optimiser.step()
+        results.append([to_host(p.data) for p in params])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_other_moments_are_refused():
+    for moments in ("float16", "float8_e4m3fn", True):
+        with pytest.raises(InputError, match="moments: got .*, expected None or 'bfloat16'"):
+            AdamW(parameters(0), lr=0.1, moments=moments)
 
 
 # ---------------------------------------------------------------------------------------- clipping
