@@ -19,11 +19,15 @@ from minideepseek.errors import InputError
 from minideepseek.exercises.exercise import Exercise
 
 CUT = re.compile(r"^# -+ not copied\n", re.MULTILINE)
-HOLE = re.compile(r"^( *)raise NotImplementedError\(.*\)\n", re.MULTILINE)
+HOLE = re.compile(r"^( *)raise NotImplementedError\(.*\n", re.MULTILINE)
 _HEADING = re.compile(r'r?"""(?P<title>\S.*\S)  (?P<stars>★{1,3})  (?P<minutes>\d+) minutes\n')
 
 CHAPTERS: dict[str, tuple[str, ...]] = {
-    "0 · The engine": ("add", "unbroadcast", "rms_norm"),
+    "0 · The engine": (
+        "add", "multiply", "unbroadcast", "exp", "tanh", "sum", "transpose", "matmul", "softmax",
+        "log_softmax", "softmax_cross_entropy", "rms_norm", "swiglu", "embedding",
+    ),
+    "1 · Attention": ("rope",),
 }  # fmt: skip
 
 

@@ -94,7 +94,8 @@ def blame(error: BaseException, path: str) -> str:
         text = linecache.getline(path, at) if at else ""
     kind = type(error).__name__
     place = f"{path}:{at}" if at else path
-    return "\n".join(filter(None, [f"{place}: {kind}: {what}".rstrip(": "), text.strip()]))
+    notes = getattr(error, "__notes__", ())
+    return "\n".join(filter(None, [f"{place}: {kind}: {what}".rstrip(": "), text.strip(), *notes]))
 
 
 def _late(limit: float, place: str = "", text: str = "") -> Line:
