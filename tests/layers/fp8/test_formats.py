@@ -223,6 +223,7 @@ def test_ue8m0_is_total():
     assert fp8.encode_ue8m0(np.array(x[:-1], np.float32)).tolist() == want[:-1]
     assert fp8.encode_ue8m0(x[:-1]).tolist() == want[:-1]
     assert fp8.encode_ue8m0([[3.0], [4.0]]).tolist() == [[129], [129]]
+    assert fp8.encode_ue8m0([2**24, 2**24 + 1]).tolist() == [151, 152]  # float32 sees no difference
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -73,6 +73,18 @@ def test_it_is_the_definition(n, k, block, format, power_of_two, seed):
     assert np.array_equal(back, fp8.rounded(x, block, format, power_of_two))
 
 
+def test_ties_are_those_of_the_quotient():
+    """x / s is exactly halfway here; x · (1/s) would fall to either side."""
+    values = fp8.decode(np.arange(127, dtype=np.uint8))
+    middle = (values[1:] + values[:-1]) / 2
+    for s in np.arange(3, 64, 2, dtype=np.float32):
+        x = np.concatenate([middle, [np.float32(448)]])[None] * s
+        codes, scales = fp8.quantize(x, (1, 128))
+        assert scales.tolist() == [[s]] and np.array_equal(codes[0, :-1], fp8.encode(middle))
+        want = fp8.decode(fp8.encode(middle)) * s
+        assert np.array_equal(fp8.rounded(x, (1, 128))[0, :-1], want)
+
+
 @given(SIDES, SIDES, BLOCKS, FORMATS, st.booleans(), SEEDS)
 def test_half_a_step_and_the_sign(n, k, block, format, power_of_two, seed):
     x = draw(seed, n, k)
