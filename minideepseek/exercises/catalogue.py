@@ -25,7 +25,8 @@ _HEADING = re.compile(r'r?"""(?P<title>\S.*\S)  (?P<stars>★{1,3})  (?P<minutes
 CHAPTERS: dict[str, tuple[str, ...]] = {
     "0 · The engine": (
         "add", "multiply", "unbroadcast", "exp", "tanh", "sum", "transpose", "matmul", "softmax",
-        "log_softmax", "softmax_cross_entropy", "rms_norm", "swiglu", "embedding",
+        "log_softmax", "softmax_cross_entropy", "rms_norm", "swiglu", "embedding", "backward",
+        "checkpoint",
     ),
     "1 · Attention": ("rope",),
 }  # fmt: skip

@@ -35,7 +35,7 @@ def properties(
     return check
 
 
-def compare(got: Any, want: np.ndarray, name: str = "the result", tolerance: float = 1e-9) -> str:
+def compare(got: Any, want: Any, name: str = "the result", tolerance: float = 1e-9) -> str:
     """How an array differs from the expected one, the plainest explanation first, or "".
 
     Type, shape, NaN, factor or sign, transposed, the worst entry. tolerance: relative to the
