@@ -213,7 +213,7 @@ def tables(found: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]
             for name, way in found["scales"].items()
         ]
 
-    head = ["outliers ×", *(f"{factor:,}" for factor in FACTORS)]
+    head = ["outliers ×", "1", "10", "10²", "10³", "10⁴", "10⁵", "10⁶"]  # FACTORS
     sums = [
         [f"{name}, {way}", *(f"{100 * values[key][-1]:.4f}" for key in ("norm", "rms", "own"))]
         for name in DRAWS
