@@ -46,21 +46,19 @@ def run_start(options: argparse.Namespace) -> int:
 
 def run_check(options: argparse.Namespace) -> int:
     """Reports on one exercise, or on all up to the first that is not solved."""
-    from minideepseek.exercises import catalogue, page
+    from minideepseek.exercises import page
     from minideepseek.exercises.exercise import OK, OPEN
     from minideepseek.exercises.folder import Folder, find
 
     folder = Folder(find(options.dir))
     if options.name is not None:
-        return 0 if _check(folder, catalogue.named(options.name)) else 1
-    before = [name for name in catalogue.names() if folder.verdict(name) == OK]
-    if before:
-        print(f"{len(before)} solved before and unchanged since")
-    for name in catalogue.names():
-        if name in before:
-            continue
-        if folder.verdict(name) == OPEN:
-            print(f"next: {page.title(name, folder.file(name))}")
+        return 0 if _check(folder, folder.catalogue.named(options.name)) else 1
+    verdicts = {name: folder.verdict(name) for name in folder.catalogue.names()}
+    left = [name for name in verdicts if verdicts[name] != OK]
+    print(f"{len(verdicts) - len(left)} of {len(verdicts)} solved before")
+    for name in left:
+        if verdicts[name] == OPEN:
+            print(f"next: {page.title(folder, name)}")
             return 1
         if not _check(folder, name):
             return 1
@@ -75,24 +73,26 @@ def _check(folder: Any, name: str) -> bool:
     from minideepseek.exercises.examine import check_file
     from minideepseek.exercises.exercise import solved
 
-    file, text = folder.file(name), folder.text(name)
+    text = folder.text(name)
     if text is None:
-        raise InputError(f"{file}: no such file; copy it anew: minideepseek exercises start")
-    lines, printed = check_file(name, str(file))
-    print(page.report(name, file, lines, printed))
+        how = f"copy it with: minideepseek exercises start {folder.path}"
+        raise InputError(f"{folder.file(name)}: no such file; {how}")
+    lines, printed = check_file(name, str(folder.file(name)))
+    print(f"{page.title(folder, name)}\n{page.report(lines, printed)}")
     if solved(lines):
-        print(page.solution(name))
+        print(page.solution(folder.catalogue, name))
     folder.record(name, text, lines)
     return solved(lines)
 
 
 def run_hint(options: argparse.Namespace) -> int:
     """The hints so far and the next."""
-    from minideepseek.exercises import catalogue, page
+    from minideepseek.exercises import page
     from minideepseek.exercises.folder import Folder, find
 
-    name = catalogue.named(options.name)
-    print(page.hints(name, Folder(find(options.dir)).hint(name)))
+    folder = Folder(find(options.dir))
+    name = folder.catalogue.named(options.name)
+    print(page.hints(name, folder.hint(name)))
     return 0
 
 

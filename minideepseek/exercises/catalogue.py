@@ -22,15 +22,6 @@ CUT = re.compile(r"^# -+ not copied\n", re.MULTILINE)
 HOLE = re.compile(r"^( *)raise NotImplementedError\(.*\n", re.MULTILINE)
 _HEADING = re.compile(r'r?"""(?P<title>\S.*\S)  (?P<stars>★{1,3})  (?P<minutes>\d+) minutes\n')
 
-CHAPTERS: dict[str, tuple[str, ...]] = {
-    "0 · The engine": (
-        "add", "multiply", "unbroadcast", "exp", "tanh", "sum", "transpose", "matmul", "softmax",
-        "log_softmax", "softmax_cross_entropy", "rms_norm", "swiglu", "embedding", "backward",
-        "checkpoint",
-    ),
-    "1 · Attention": ("rope",),
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Heading:
@@ -41,39 +32,58 @@ class Heading:
     minutes: int
 
 
-def names() -> Iterator[str]:
-    """All exercises, in order."""
-    for chapter in CHAPTERS.values():
-        yield from chapter
+@dataclass(frozen=True)
+class Catalogue:
+    """A package of exercises, one file each, in chapters.
+
+    noun, verb: what one of them is called, and the verb of the command line that they belong to.
+    """
+
+    package: str
+    noun: str
+    verb: str
+    chapters: dict[str, tuple[str, ...]]
+
+    def names(self) -> Iterator[str]:
+        """All of them, in order."""
+        for members in self.chapters.values():
+            yield from members
+
+    def named(self, text: str) -> str:
+        """The one that a user means: its name, or its file. InputError suggests the nearest."""
+        name = re.split(r"[/\\]", text)[-1].removesuffix(".py")
+        if name in self.names():
+            return name
+        near = difflib.get_close_matches(name, self.names(), 1)
+        meant = f"did you mean {near[0]}?" if near else f"see: minideepseek {self.verb} list"
+        raise InputError(f"there is no {self.noun} {text!r}; {meant}")
+
+    def source(self, name: str) -> str:
+        """The whole file."""
+        return (files(self.package) / f"{name}.py").read_text("utf-8")
+
+    def skeleton(self, name: str) -> str:
+        """What a learner gets: the file up to the line CUT."""
+        return CUT.split(self.source(name))[0].rstrip() + "\n"
+
+    def heading(self, name: str) -> Heading:
+        """The file's first line, read without importing it."""
+        found = _HEADING.match(self.source(name))
+        assert found, f"{name}.py begins with no heading"
+        return Heading(found["title"], found["stars"], int(found["minutes"]))
+
+    def load(self, name: str) -> Exercise:
+        """What the checker knows of it. Imports the file, and what of the library it needs."""
+        return importlib.import_module(f"{self.package}.{name}").EXERCISE
 
 
-def named(text: str) -> str:
-    """The exercise that a user means: its name, or its file. InputError suggests the nearest."""
-    name = re.split(r"[/\\]", text)[-1].removesuffix(".py")
-    if name in names():
-        return name
-    near = difflib.get_close_matches(name, names(), 1)
-    meant = f"did you mean {near[0]}?" if near else "see: minideepseek exercises list"
-    raise InputError(f"there is no exercise {text!r}; {meant}")
+CHAPTERS: dict[str, tuple[str, ...]] = {
+    "0 · The engine": (
+        "add", "multiply", "unbroadcast", "exp", "tanh", "sum", "transpose", "matmul", "softmax",
+        "log_softmax", "softmax_cross_entropy", "rms_norm", "swiglu", "embedding", "backward",
+        "checkpoint",
+    ),
+    "1 · Attention": ("rope",),
+}  # fmt: skip
 
-
-def source(name: str) -> str:
-    """The whole file of an exercise."""
-    return (files("minideepseek.exercises") / "problems" / f"{name}.py").read_text("utf-8")
-
-
-def skeleton(name: str) -> str:
-    """What a learner gets: the file up to the line CUT."""
-    return CUT.split(source(name))[0].rstrip() + "\n"
-
-
-def heading(name: str) -> Heading:
-    """The first line of an exercise's file, read without importing it."""
-    found = _HEADING.match(source(name))
-    assert found, f"problems/{name}.py begins with no heading"
-    return Heading(found["title"], found["stars"], int(found["minutes"]))
-
-
-def exercise(name: str) -> Exercise:
-    """What the checker knows of an exercise. Imports it, and what of the library it needs."""
-    return importlib.import_module(f"minideepseek.exercises.problems.{name}").EXERCISE
+EXERCISES = Catalogue("minideepseek.exercises.problems", "exercise", "exercises", CHAPTERS)

@@ -7,6 +7,7 @@ global state and their crashes away from ours. It answers with JSON on its stand
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import linecache
@@ -21,7 +22,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from minideepseek.exercises.catalogue import exercise
+from minideepseek.exercises.catalogue import EXERCISES, Catalogue
 from minideepseek.exercises.exercise import OPEN, WRONG, Exercise, Line
 
 _ROOT = Path(__file__).parents[2]  # where this package lies, installed or not
@@ -30,17 +31,17 @@ _START_UP = 20.0  # seconds more until a process that does not answer is ended
 _SHOWN = 1000  # characters of what a file prints
 
 
-def check_file(name: str, path: str, limit: float = TIME_LIMIT) -> tuple[list[Line], str]:
+def check_file(
+    name: str, path: str, catalogue: Catalogue = EXERCISES, limit: float = TIME_LIMIT
+) -> tuple[list[Line], str]:
     """The lines on the file at `path`, and the beginning of what it printed."""
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(
-            filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")])
-        ),
+        "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(":;"),
         "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }  # fmt: skip
+    }
     # -P: the working directory may hold a file called like a library
-    command = [sys.executable, "-P", "-m", "minideepseek.exercises.examine", name, path, str(limit)]
+    command = [sys.executable, "-P", "-m", "minideepseek.exercises.examine"]
+    command += [f"{catalogue.package}.{name}", path, str(limit)]
     try:
         done = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
@@ -115,12 +116,13 @@ class _Printed(io.TextIOBase):
         return len(text)
 
 
-def main(name: str, path: str, limit: str) -> None:
-    """Examine one file; what standard output gets is JSON."""
+def main(module: str, path: str, limit: str) -> None:
+    """Examine one file by a module's EXERCISE; what standard output gets is JSON."""
     answer, printed = os.fdopen(os.dup(1), "w", encoding="utf-8"), _Printed()
     os.dup2(2, 1)  # so that nothing else gets there
     sys.stdout = sys.stderr = printed
-    task, ident, done = exercise(name), threading.get_ident(), threading.Event()
+    task, name = importlib.import_module(module).EXERCISE, module.rpartition(".")[2]
+    ident, done = threading.get_ident(), threading.Event()
 
     def reply(lines: list[Line]) -> None:
         json.dump({"lines": [astuple(line) for line in lines], "printed": printed.text}, answer)

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from minideepseek.errors import CheckpointError, InputError
-from minideepseek.exercises import catalogue
+from minideepseek.exercises.catalogue import EXERCISES, Catalogue
 from minideepseek.exercises.exercise import OK, OPEN, WRONG, Line, solved
 from minideepseek.model.files import atomic_write
 from minideepseek.model.strict_json import read_json
 
-DEFAULT = "my_exercises"
 CHANGED, MISSING = "changed", "missing"  # since it was checked; from the folder
 _PROGRESS = ".progress.json"
 
@@ -32,10 +31,11 @@ def fingerprint(text: str) -> str:
 class Folder:
     """A learner's folder that was started; InputError if it was not."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, catalogue: Catalogue = EXERCISES) -> None:
         if not path.is_dir():
-            raise InputError(f"{path}: no such folder; make it: minideepseek exercises start")
-        self.path = path
+            verb = catalogue.verb
+            raise InputError(f"{path}: no such folder; make it: minideepseek {verb} start")
+        self.path, self.catalogue = path, catalogue
         self.progress = _read(path / _PROGRESS)
 
     def file(self, name: str) -> Path:
@@ -56,7 +56,7 @@ class Folder:
         now = fingerprint(text)
         if now == known.get("checked"):
             return known["verdict"]
-        untouched = now in (known.get("skeleton"), fingerprint(catalogue.skeleton(name)))
+        untouched = now in (known.get("skeleton"), fingerprint(self.catalogue.skeleton(name)))
         return OPEN if untouched else CHANGED
 
     def record(self, name: str, text: str, lines: list[Line]) -> None:
@@ -69,7 +69,7 @@ class Folder:
         """The hints given so far and one more, of three."""
         given = min(self.progress.get(name, {}).get("hints", 0) + 1, 3)
         self._keep(name, hints=given)
-        return list(catalogue.exercise(name).hints[:given])
+        return list(self.catalogue.load(name).hints[:given])
 
     def _keep(self, name: str, **changes: Any) -> None:
         self.progress[name] = self.progress.get(name, {}) | changes
@@ -80,10 +80,11 @@ class Folder:
             json.dump(self.progress, file, indent=1)
 
 
-def start(path: Path) -> dict[str, list[str]]:
+def start(path: Path, catalogue: Catalogue = EXERCISES) -> dict[str, list[str]]:
     """Copy the skeletons that are not there; "copied", "renewed" and "kept" → names."""
     path.mkdir(parents=True, exist_ok=True)
-    folder, done = Folder(path), {"copied": [], "renewed": [], "kept": []}  # type: ignore[var-annotated]
+    folder = Folder(path, catalogue)
+    done: dict[str, list[str]] = {"copied": [], "renewed": [], "kept": []}
     for name in catalogue.names():
         skeleton, text = catalogue.skeleton(name), folder.text(name)
         new, known = fingerprint(skeleton), folder.progress.get(name, {})
@@ -97,11 +98,12 @@ def start(path: Path) -> dict[str, list[str]]:
     return done
 
 
-def find(given: Path | None) -> Path:
+def find(given: Path | None, catalogue: Catalogue = EXERCISES) -> Path:
     """The folder that is meant: the one given, ./my_exercises, or the one we are in."""
-    if given is None and not Path(DEFAULT).is_dir() and Path(_PROGRESS).exists():
+    usual = Path(f"my_{catalogue.verb}")
+    if given is None and not usual.is_dir() and Path(_PROGRESS).exists():
         return Path(".")
-    return given or Path(DEFAULT)
+    return given or usual
 
 
 def _read(path: Path) -> dict[str, dict]:

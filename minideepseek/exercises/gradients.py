@@ -158,7 +158,8 @@ def described(x: Any) -> str:
         return f"({inside})" if isinstance(x, tuple) else f"a list [{inside}]"
     if isinstance(x, np.ndarray):
         return f"an array {x.shape}"
-    return "None" if x is None else f"a {type(x).__name__}"
+    kind = type(x).__name__
+    return "None" if x is None else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _duality(function: Function, case: Case) -> list[Line]:
@@ -213,8 +214,10 @@ def _memory(function: Function, reference: Function, case: Case) -> Line:
     mine = kept(function(*case.arrays, **case.options)[1])
     other = sum(n for _, n in kept(reference(*case.arrays, **case.options)[1]).values())
     total = sum(n for _, n in mine.values())
-    names = ", ".join(name for name, _ in mine.values()) or "nothing"
-    return Line("memory", OK, f"keeps {names}: {total} bytes; the library's vjp {other}")
+    names = ", ".join(name for name, _ in mine.values())
+    beside = "no more than the library's" if total <= other else f"the library's vjp {other}"
+    said = f"keeps {names}: {total} bytes, {beside}" if total else "keeps nothing"
+    return Line("memory", OK, said)
 
 
 def kept(function: Any, seen: tuple = ()) -> dict[int, tuple[str, int]]:

@@ -7,23 +7,22 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from minideepseek.exercises import catalogue
+from minideepseek.exercises.catalogue import Catalogue
 from minideepseek.exercises.exercise import OK, OPEN, Line
 from minideepseek.exercises.folder import Folder
 
 _TIERS = ("the idea", "the identity", "the first line")
 
 
-def title(name: str, file: Path) -> str:
-    """One line that says which exercise it is."""
-    head = catalogue.heading(name)
-    return f"{name}  {head.stars}  {head.minutes} minutes  {file}"
+def title(folder: Folder, name: str) -> str:
+    """One line that says which exercise it is, and where."""
+    head = folder.catalogue.heading(name)
+    return f"{name}  {head.stars}  {head.minutes} minutes  {folder.file(name)}"
 
 
-def report(name: str, file: Path, lines: list[Line], printed: str = "") -> str:
+def report(lines: list[Line], printed: str = "") -> str:
     """What a check found, one line for each thing judged."""
-    width = max(len(line.name) for line in lines)
-    page = [title(name, file)]
+    width, page = max(len(line.name) for line in lines), []
     for line in lines:
         first, *rest = line.text.split("\n")
         start = f"   {line.name:<{width}}  {line.verdict:<{len(OPEN)}}  "
@@ -34,9 +33,9 @@ def report(name: str, file: Path, lines: list[Line], printed: str = "") -> str:
     return "\n".join(page)
 
 
-def solution(name: str) -> str:
+def solution(catalogue: Catalogue, name: str) -> str:
     """Where the library's own definitions are; for after success."""
-    where = [_place(function) for function in catalogue.exercise(name).solutions]
+    where = [_place(function) for function in catalogue.load(name).solutions]
     return "   solved; the library's own: " + f"\n{' ' * 30}".join(where)
 
 
@@ -58,14 +57,14 @@ def hints(name: str, given: list[str]) -> str:
 
 def overview(folder: Folder) -> str:
     """All exercises by chapter, with verdicts."""
-    verdicts = {name: folder.verdict(name) for name in catalogue.names()}
+    verdicts = {name: folder.verdict(name) for name in folder.catalogue.names()}
     done = sum(v == OK for v in verdicts.values())
     page = [f"{folder.path}: {done} of {len(verdicts)} solved"]
     wide = max(map(len, verdicts))
-    for chapter, members in catalogue.CHAPTERS.items():
+    for chapter, members in folder.catalogue.chapters.items():
         page += ["", chapter]
         for name in members:
-            head = catalogue.heading(name)
+            head = folder.catalogue.heading(name)
             columns = f"{verdicts[name]:<{len(OPEN)}}  {name:<{wide}}  {head.stars:<3}"
             page.append(f"   {columns}  {head.minutes:>2} min  {head.title}")
     return "\n".join(page)
