@@ -88,7 +88,8 @@ def norm(layer: RMSNorm) -> Callable[[Array], Array]:
     def normed(x: Array) -> Array:
         if len(x) == 1:
             return x * (1 / math.sqrt(np.vdot(x, x) / x.shape[-1] + eps)) * weight
-        return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight
+        square = np.add.reduce(x * x, -1, keepdims=True)  # `mean` costs more than the rest
+        return x / np.sqrt(square / x.shape[-1] + eps) * weight
 
     return normed
 
@@ -142,9 +143,9 @@ class Attention:
 
 def softmax_parts(scores: Array, tokens: int) -> Array:
     """scores (H·T, S) of the last T tokens ← e^(scores − max), 0 for later ones; → row sums."""
-    if tokens > 1:
-        later = np.triu(np.full((tokens, tokens), -np.inf, scores.dtype), 1)
-        scores.reshape(-1, tokens, scores.shape[-1])[:, :, -tokens:] += later
+    own = scores.reshape(-1, tokens, scores.shape[-1])[:, :, -tokens:]
+    for t in range(tokens - 1):
+        own[:, t, t + 1 :] = -np.inf
     scores -= scores.max(-1, keepdims=True)
     np.exp(scores, out=scores)
     return scores.sum(-1, keepdims=True)

@@ -25,10 +25,19 @@ from typing import Any
 import numpy as np
 
 from minideepseek.autograd import backend
-from minideepseek.autograd.engine import Tensor, no_grad, ops
+from minideepseek.autograd.backend import Array, xp_of
+from minideepseek.autograd.engine import Tensor, no_grad
 from minideepseek.layers.cache import ModelCache
 from minideepseek.model.decoding import Drafting, fits
-from minideepseek.model.generate import Request, choose, host_logits, own_thread, padded, pick
+from minideepseek.model.generate import (
+    Request,
+    choose,
+    host_logits,
+    last_of,
+    own_thread,
+    padded,
+    pick,
+)
 from minideepseek.model.transformer import DeepSeekV3
 
 Laws = list[Any]  # of the drafts y₁ … y_K: (B, V) each, or None where decoding is greedy
@@ -41,12 +50,12 @@ class Drafter:
         self.model, self.layers = model, model.mtp.layers[:draft_tokens]
         self.depth = len(self.layers)  # D
         self.cache = ModelCache(model.mtp.new_cache(batch, capacity).layers[: self.depth])
-        self.tail: Tensor | None = None  # (B, D − 1, d): main states of the last slots
+        self.tail: Array | None = None  # (B, D − 1, d): main states of the last slots
         self.alone = self._alone(batch)
 
     def draft(
         self,
-        h: Tensor,
+        h: Array,
         fresh: np.ndarray,
         text: np.ndarray,
         ends: np.ndarray,
@@ -67,12 +76,12 @@ class Drafter:
                 at = start[:, None] + k + 1 + np.arange(h.shape[1])
                 tokens = text[rows[:, None], np.minimum(at, text.shape[1] - 1)]
                 h = self._step(k, h, tokens, slots)
-                drafted.append(pick(h, slots[:, None] - 1))
+                drafted.append(last_of(h, slots))
                 logits = host_logits(self.model, drafted[-1])[:, 0]
                 text[rows, ends + made], law = choose(logits, asked.sampling, asked.rng)
                 laws.append(law)
                 made += 1
-            h, start = ops.concatenate(*drafted, axis=1), start + slots
+            h, start = xp_of(h).concatenate(drafted, 1), start + slots
             slots = np.full_like(slots, len(drafted))
         self.cache.truncate(np.maximum(ends - self.depth, 0))
         return laws[:count]
@@ -83,12 +92,12 @@ class Drafter:
             return []
         return [Drafting(*pair) for pair in zip(self.layers, self.cache.layers, strict=True)]
 
-    def _states(self, h: Tensor, fresh: np.ndarray, kept: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    def _states(self, h: Array, fresh: np.ndarray, kept: np.ndarray) -> tuple[Array, np.ndarray]:
         """The states of the slots to be made, kept[b] of them the tail's, and their number (B,)."""
         slots, before = kept + fresh, self.depth - 1
         columns = np.arange(slots.max())
         if self.tail is not None:
-            h = ops.concatenate(self.tail, h, axis=1)
+            h = xp_of(h).concatenate([self.tail, h], 1)
             at = (before - kept)[:, None] + columns
             h = pick(h, np.minimum(at, h.shape[1] - 1))
         else:
@@ -97,25 +106,20 @@ class Drafter:
             self.tail = pick(h, np.maximum(slots[:, None] - before + np.arange(before), 0))
         return h, slots
 
-    def _step(self, k: int, h: Tensor, tokens: np.ndarray, slots: np.ndarray) -> Tensor:
+    def _step(self, k: int, h: Array, tokens: np.ndarray, slots: np.ndarray) -> Array:
         """The states of module k + 1 for these slots, which its cache then holds."""
         if self.alone and tokens.size < 8:  # a prompt is many
             embedded = self.model.model.embed_tokens.weight.data[tokens[0]]
-            return Tensor(self.alone[k](h.data[0], embedded)[None])
-        ids = backend.like(tokens, h.data)
+            return self.alone[k](h[0], embedded)[None]
+        ids = backend.like(tokens, h)
         real, mask = padded(slots, ids)
         with no_grad(), own_thread(ids.size):
             embedded, cache = self.model.model.embed_tokens(ids), self.cache.layers[k]
-            return self.layers[k].step(h, embedded, cache, real, mask)[0]
+            return self.layers[k].step(Tensor(h), embedded, cache, real, mask)[0].data
 
     def select(self, rows: np.ndarray) -> None:
         """Keep these rows."""
         self.cache.select(rows)
         self.alone = self._alone(len(rows))
         if self.tail is not None:
-            self.tail = keep(self.tail, rows)
-
-
-def keep(h: Tensor, rows: np.ndarray) -> Tensor:
-    """These rows of h (B, T, d)."""
-    return Tensor(h.data[backend.like(rows, h.data)])
+            self.tail = self.tail[backend.like(rows, self.tail)]

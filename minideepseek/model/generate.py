@@ -26,7 +26,7 @@ import numpy as np
 
 from minideepseek.autograd import backend
 from minideepseek.autograd.backend import Array
-from minideepseek.autograd.engine import Tensor, no_grad, ops
+from minideepseek.autograd.engine import Tensor, no_grad
 from minideepseek.errors import InputError
 from minideepseek.layers.module import DEFAULT_SEED
 from minideepseek.model.decoding import alone
@@ -166,23 +166,21 @@ def next_logits(model: DeepSeekV3, feed: Any, cache: Any, counts: np.ndarray) ->
 
     counts (B,): how many of the T tokens of each row are real; the others are padding on the right.
     """
-    h = read(model, feed, cache, counts)
-    last = h[:, -1:] if (counts == h.shape[1]).all() else pick(h, counts[:, None] - 1)
-    return host_logits(model, last)[:, 0]
+    return host_logits(model, last_of(read(model, feed, cache, counts), counts))[:, 0]
 
 
-def read(model: DeepSeekV3, feed: Any, cache: Any, counts: np.ndarray) -> Tensor:
+def read(model: DeepSeekV3, feed: Any, cache: Any, counts: np.ndarray) -> Array:
     """The normed states (B, T, d) of feed (B, T); of row b the first counts[b] are cached."""
     ids = model.check_ids(feed)
     real, mask = padded(counts, ids)
     with no_grad(), own_thread(ids.size):
-        return model.hidden(ids, cache, real, mask)[0]
+        return model.hidden(ids, cache, real, mask)[0].data
 
 
-def host_logits(model: DeepSeekV3, h: Tensor) -> np.ndarray:
+def host_logits(model: DeepSeekV3, h: Array) -> np.ndarray:
     """Logits (B, T, V) on the host for states (B, T, d)."""
     with no_grad():
-        return backend.to_host(model.logits(h).data)
+        return backend.to_host(model.logits(Tensor(h)).data)
 
 
 def padded(counts: np.ndarray, ids: Array) -> tuple[np.ndarray | None, Array | None]:
@@ -198,11 +196,15 @@ def own_thread(tokens: int) -> contextlib.AbstractContextManager:
     return backend.serial() if tokens < 8 else contextlib.nullcontext()
 
 
-def pick(h: Tensor, at: np.ndarray) -> Tensor:
+def pick(h: Array, at: np.ndarray) -> Array:
     """h (B, T, d) and host columns at (B, S) → (B, S, d), row b's states at its own columns."""
     batch, tokens, width = h.shape
-    flat = backend.like(np.arange(batch)[:, None] * tokens + at, h.data)
-    return ops.take(ops.reshape(h, shape=(batch * tokens, width)), flat)
+    return h.reshape(-1, width)[backend.like(np.arange(batch)[:, None] * tokens + at, h)]
+
+
+def last_of(h: Array, counts: np.ndarray) -> Array:
+    """h (B, T, d) → (B, 1, d), the state of each row's last real token."""
+    return h[:, -1:] if (counts == h.shape[1]).all() else pick(h, counts[:, None] - 1)
 
 
 @dataclass(frozen=True)

@@ -72,10 +72,11 @@ from typing import Any
 
 import numpy as np
 
-from minideepseek.autograd.engine import Tensor
+from minideepseek.autograd import backend
+from minideepseek.autograd.backend import Array
 from minideepseek.errors import InputError
 from minideepseek.model.decoding import alone
-from minideepseek.model.drafter import Drafter, Laws, keep
+from minideepseek.model.drafter import Drafter, Laws
 from minideepseek.model.generate import (
     Request,
     draw,
@@ -226,11 +227,11 @@ class Speculation:
                 feed, laws = self._draft(h, fresh)
                 counts = np.full_like(fresh, feed.shape[1])
 
-    def _read(self, feed: np.ndarray, counts: np.ndarray, last: int) -> tuple[Tensor, np.ndarray]:
+    def _read(self, feed: np.ndarray, counts: np.ndarray, last: int) -> tuple[Array, np.ndarray]:
         """The states of feed (B, T), counts[b] of them real, and the logits of the last ones."""
         if self.alone is not None and feed.shape[1] == last:
             states = self.alone(feed[0])
-            return Tensor(states[None]), self.alone.logits(states)[None]
+            return states[None], self.alone.logits(states)[None]
         h = read(self.model, feed, self.cache, counts)
         if h.shape[1] == last:
             return h, host_logits(self.model, h)
@@ -256,7 +257,7 @@ class Speculation:
             blocks.append(block)
         return blocks
 
-    def _select(self, rows: np.ndarray, h: Tensor, fresh: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    def _select(self, rows: np.ndarray, h: Array, fresh: np.ndarray) -> tuple[Array, np.ndarray]:
         """Keep these rows of everything, of h and fresh too."""
         if len(rows) == len(self.rows):
             return h, fresh
@@ -265,9 +266,9 @@ class Speculation:
         self.drafter.select(rows)
         self.rows, self.ends, self.left = self.rows[rows], self.ends[rows], self.left[rows]
         self.text = self.text[rows]
-        return keep(h, rows), fresh[rows]
+        return h[backend.like(rows, h)], fresh[rows]
 
-    def _draft(self, h: Tensor, fresh: np.ndarray) -> tuple[np.ndarray, Laws]:
+    def _draft(self, h: Array, fresh: np.ndarray) -> tuple[np.ndarray, Laws]:
         """What the main model reads next, (B, count + 1), and the laws of the drafts in it."""
         began, limit = time.perf_counter(), self.model.config.max_position_embeddings
         count = min(self.draft_tokens, int(self.left.max()) - 1, limit - int(self.ends.max()))

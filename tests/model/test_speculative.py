@@ -186,7 +186,7 @@ class Watched(Speculation):
                     if x.shape[1]:
                         x, _ = layers[k].step(x, embedded, slots.layers[k])
             new = fresh[b]
-            assert relative(h.data[b, :new], states.data[0, n - 1 - new :]) < 1e-9
+            assert relative(h[b, :new], states.data[0, n - 1 - new :]) < 1e-9
             for ours, theirs in zip(self.cache.layers, cache.layers, strict=True):
                 assert ours.lengths[b] == n - 1
                 assert relative(ours.data[b, : n - 1], theirs.data[0, : n - 1]) < 1e-9
