@@ -39,8 +39,11 @@ def run_start(options: argparse.Namespace) -> int:
     said = {"copied": "copied", "renewed": "renewed (untouched so far)", "kept": "kept as they are"}
     counts = [f"{len(names)} {said[kind]}" for kind, names in done.items() if names]
     print(f"{path}: {', '.join(counts)}")
-    where = "" if options.dir is None else f" --dir {path}"
-    print(f"open {path / 'add.py'}, fill in its hole, then: minideepseek exercises check{where}")
+    check = "minideepseek exercises check" + (f" --dir {path}" if options.dir else "")
+    if done["kept"]:
+        print(f"what comes next: {check}")
+    else:
+        print(f"open {path / 'add.py'}, fill in its hole, then: {check}")
     return 0
 
 

@@ -26,7 +26,7 @@ from minideepseek.exercises.catalogue import EXERCISES, Catalogue
 from minideepseek.exercises.exercise import OPEN, WRONG, Exercise, Line
 
 _ROOT = Path(__file__).parents[2]  # where this package lies, installed or not
-TIME_LIMIT = 10.0  # seconds for one file; a check takes a fraction of one
+TIME_LIMIT = 5.0  # seconds for one file; a check takes a fraction of one
 _START_UP = 20.0  # seconds more until a process that does not answer is ended
 _SHOWN = 1000  # characters of what a file prints
 

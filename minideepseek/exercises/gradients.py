@@ -60,7 +60,7 @@ def gradients(
         lines: list[Line] = []
         for case in main:
             lines = _arguments(function, reference, case, constants)
-            if linear and lines[0].name not in ("vjp", "y") and lines[0].verdict != OPEN:
+            if linear and lines[0].name not in ("vjp", "value") and lines[0].verdict != OPEN:
                 lines += _duality(function, case)
             if not solved(lines):
                 return lines
@@ -89,10 +89,10 @@ def _arguments(
     except NotImplementedError:
         return [Line(name, OPEN) for name in judged]
     if said:
-        return [Line("vjp" if y is not None else "y", WRONG, said)]
+        return [Line("vjp" if y is not None else "value", WRONG, said)]
     want, _ = reference(*case.arrays, **case.options)
     if y.shape != np.shape(want) or not np.allclose(y, want, atol=1e-9, equal_nan=True):
-        return [Line("y", WRONG, "the forward was right and is not any more")]
+        return [Line("value", WRONG, "the forward was right and is not any more")]
     missing = [n for n, g in zip(names, pulled, strict=True) if g is None and f"d{n}" in judged]
     try:
         report = check_vjp(
@@ -122,10 +122,11 @@ def call(
         given = [x.copy() for x in arrays]
         pair = function(*given, **options)
         if not isinstance(pair, tuple) or len(pair) != 2 or not callable(pair[1]):
-            return None, None, (), f"{name} returned {described(pair)}, expected a pair (y, vjp)"
+            said = f"{name} returned {described(pair)}, expected a pair (value, vjp)"
+            return None, None, (), said
         y, vjp = pair
         if not isinstance(y, (np.ndarray, np.floating)):
-            return None, None, (), f"y is {described(y)}, expected an array"
+            return None, None, (), f"the value is {described(y)}, expected an array"
         u = np.asarray(np.random.default_rng(1).standard_normal(np.shape(y)), y.dtype)
         first = y.copy()  # as it was before the vjp
         pulled = vjp(u.copy())
@@ -215,9 +216,8 @@ def _memory(function: Function, reference: Function, case: Case) -> Line:
     other = sum(n for _, n in kept(reference(*case.arrays, **case.options)[1]).values())
     total = sum(n for _, n in mine.values())
     names = ", ".join(name for name, _ in mine.values())
-    beside = "no more than the library's" if total <= other else f"the library's vjp {other}"
-    said = f"keeps {names}: {total} bytes, {beside}" if total else "keeps nothing"
-    return Line("memory", OK, said)
+    said = f"keeps {names}: {total} bytes" if total else "keeps nothing"
+    return Line("memory", OK, f"{said} (the library's vjp: {other})" if total != other else said)
 
 
 def kept(function: Any, seen: tuple = ()) -> dict[int, tuple[str, int]]:

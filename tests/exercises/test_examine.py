@@ -35,17 +35,17 @@ WORDS = {
     "empty": ("", "error", "{file}: AttributeError: it defines no function add"),
     "a number": ("add = 3\n", "error", "{file}: AttributeError: it defines no function add"),
     "signature": ("def add(x):\n    return x\n", "error", "{file}: TypeError: add() takes 1 posit"),
-    "value alone": (HEAD + "    return x + y\n", "y", "add returned an array (2, 3), expected a p"),
-    "nothing": (HEAD + "    x + y\n", "y", "add returned None, expected a pair (y, vjp)"),
-    "no vjp": (HEAD + "    return x + y, 3\n", "y", "add returned (an array (2, 3), an int), exp"),
-    "list": (HEAD + "    return [[1]], len\n", "y", "y is a list [a list [an int]], expect"),
+    "value alone": (HEAD + "    return x + y\n", "value", "add returned an array (2, 3), expect"),
+    "nothing": (HEAD + "    x + y\n", "value", "add returned None, expected a pair ("),
+    "no vjp": (HEAD + "    return x + y, 3\n", "value", "add returned (an array (2, 3), an int)"),
+    "list": (HEAD + "    return [[1]], len\n", "value", "the value is a list [a list [an int]]"),
     "vjp: None": (returned("None"), "vjp", "it returned (None), expected a tuple, a gradient (or"),
     "vjp: text": (returned("(g, 'g')"), "vjp", "dy is a str, expected an array"),
     "vjp: bool": (returned("(g, g > 0)"), "vjp", "dy is an array of bool, expected floating"),
     "vjp: three": (returned("(g, g, g)"), "vjp", "it returned (an array (2, 3), an array"),
     "vjp: NaN": (returned("(g, g * np.nan)"), "dy", "NaN or Inf"),
     "vjp: error": (returned("(g, g @ g)"), "error", "{file}:3: ValueError: matmul"),
-    "forward": (HEAD + "    return x - y, lambda g: (g, -g)\n", "y", "the forward was right"),
+    "forward": (HEAD + "    return x - y, lambda g: (g, -g)\n", "value", "the forward was right"),
 }  # fmt: skip
 
 
@@ -144,6 +144,27 @@ def test_the_order_of_evidence():
     assert right == ["dx", "more", "float32", "memory"]
 
 
+def test_duality_is_shown_beside_the_differences():
+    """Both sides of it, right or wrong; nothing where a gradient has not even its shape."""
+
+    def case(rng):
+        return [Case([rng.standard_normal((2, 2)), rng.standard_normal((2, 2))])]
+
+    def product(rule):
+        return lambda x, y: (x @ y, lambda g: rule(g, x, y))
+
+    right = product(lambda g, x, y: (g @ y.T, x.T @ g))
+    check = gradients(case, linear=True)
+    line = check(right, right)[2]
+    one, other = (float(side.split(" = ")[1]) for side in line.text.split(", ⟨fᵀ"))
+    assert (line.name, line.verdict) == ("duality", OK) and one == other != 0
+    line = check(product(lambda g, x, y: (-g @ y.T, x.T @ g)), right)[2]
+    one, other = (float(side.split(" = ")[1]) for side in line.text.split(", ⟨fᵀ"))
+    assert (line.name, line.verdict) == ("duality", WRONG) and one == -other != 0
+    for rule in (lambda g, x, y: (g[0], x.T @ g), lambda g, x, y: g, lambda g, x, y: (None, None)):
+        assert "duality" not in [line.name for line in check(product(rule), right)]
+
+
 def test_memory_is_told_apart():
     def case(rng):
         return [Case([rng.standard_normal(4)])]
@@ -156,9 +177,9 @@ def test_memory_is_told_apart():
         y, other = np.exp(x), x * 1
         return y, lambda g: g * y + 0 * other + 0 * x
 
-    assert gradients(case)(lean, lean)[-1].text == "keeps y: 32 bytes, no more than the library's"
+    assert gradients(case)(lean, lean)[-1].text == "keeps y: 32 bytes"
     text = gradients(case)(fat, lean)[-1].text
-    assert text == "keeps other, x, y: 96 bytes, the library's vjp 32"
+    assert text == "keeps other, x, y: 96 bytes (the library's vjp: 32)"
 
 
 def test_properties_stop_at_the_first_that_fails():

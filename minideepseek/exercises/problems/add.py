@@ -1,20 +1,20 @@
 r"""Addition  ★  3 minutes
 
 Here is how every exercise of this kind works. A primitive returns its value and a function, its
-vector-Jacobian product: from g = ∂L/∂y, the gradient of some loss L by the output, it makes the
+vector-Jacobian product: from g = ∂L/∂z, the gradient of some loss L by the output z, it makes the
 gradients by the inputs. They have the inputs' shapes, and there is one for each, in order:
 
-    y = f(x, …)        vjp(g) = (∂L/∂x, …)         with ∂L/∂xⱼ = Σᵢ gᵢ ∂yᵢ/∂xⱼ
+    z = f(x, y)        vjp(g) = (∂L/∂x, ∂L/∂y)         with ∂L/∂xⱼ = Σᵢ gᵢ ∂zᵢ/∂xⱼ
 
-For y = x + y′ each entry of the sum depends on one entry of x alone, with slope 1. Fill in `vjp`,
-the line that raises NotImplementedError, and nothing else; then
+For z = x + y each entry of z depends on one entry of x alone, with slope 1. Fill in `vjp`, the line
+that raises NotImplementedError, and nothing else; then
 
     minideepseek exercises check add
 """
 
 
 def add(x, y):
-    """x + y.   x, y and g have one shape."""
+    """x + y, entry by entry.   x, y and g have one shape."""
 
     def vjp(g):
         raise NotImplementedError("return dx, dy")

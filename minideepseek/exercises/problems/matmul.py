@@ -1,12 +1,12 @@
 r"""Matrix products  ★★  10 minutes
 
-y = x x′ with entries yᵢₖ = Σⱼ xᵢⱼ x′ⱼₖ. An entry xᵢⱼ goes into row i of y, with weights from row j
-of x′, so
+z = x y with entries zᵢₖ = Σⱼ xᵢⱼ yⱼₖ. An entry xᵢⱼ goes into row i of z, with weights from row j of
+y, so
 
-    ∂L/∂xᵢⱼ = Σₖ gᵢₖ ∂yᵢₖ/∂xᵢⱼ = Σₖ gᵢₖ x′ⱼₖ
+    ∂L/∂xᵢⱼ = Σₖ gᵢₖ ∂zᵢₖ/∂xᵢⱼ = Σₖ gᵢₖ yⱼₖ
 
 which is a product of matrices again. Say it with transposes. The shapes leave no choice: of
-g (n, p), x (n, m) and x′ (m, p) there is one way to make something (n, m).
+g (n, p) and y (m, p) there is one product that is (n, m).
 
 `@` takes stacks of matrices too: all axes but the last two are broadcast, and the last two are
 transposed by `swapaxes(-1, -2)`; `.T` would reverse them all.

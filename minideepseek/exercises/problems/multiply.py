@@ -1,17 +1,21 @@
 r"""Multiplication  ★  3 minutes
 
-y = x x′, entry by entry. The slope by one factor is the other factor: make x₁₂ larger by a small δ,
-and y₁₂ grows by δ x′₁₂, nothing else moves.
+z = x y, entry by entry. The slope by one factor is the other factor: make x₁₂ larger by a small δ,
+and z₁₂ grows by δ y₁₂, nothing else moves.
 
-    ∂yᵢ/∂xⱼ = x′ᵢ if i = j, else 0         so   ∂L/∂xⱼ = Σᵢ gᵢ ∂yᵢ/∂xⱼ has one term
+    ∂zᵢ/∂xⱼ = yᵢ if i = j, else 0         so   ∂L/∂xⱼ = Σᵢ gᵢ ∂zᵢ/∂xⱼ has one term
 
 The vjp needs values of the forward. It is a closure: it may use x and y by their names, and these
-arrays then live until backward. Broadcasting is the engine's business here, as for `add`.
+arrays then live until backward.
+
+Shapes that differ are broadcast, as in NumPy: x (2, 3) times y (3,) is (2, 3), and so is g. A
+gradient may then have g's shape instead of its input's; the engine sums it down, by a function that
+is the next exercise. So write the rule as if the shapes were equal.
 """
 
 
 def multiply(x, y):
-    """x y, entry by entry.   x, y and g have one shape, or shapes that broadcast to g's."""
+    """x y, entry by entry.   x and y broadcast to the shape of g."""
 
     def vjp(g):
         raise NotImplementedError("return dx, dy")
