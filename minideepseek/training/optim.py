@@ -13,9 +13,9 @@ global norm of 1 (V3 §4.2).
 One step walks memory once, in blocks that fit the cache, and allocates nothing after the first.
 
 **Moments in bfloat16** (V3 §3.3.3) take two bytes instead of four each: a block is widened, updated
-in float32, used, and rounded to the nearest on its way back. Neighbours in bfloat16 are 0.4 to 0.8 %
-apart, and with a gradient of 0 a step takes 1 − β₂ off v: with V3's 0.95 that is 5 %, far more than
-half a neighbour's distance; with the usual 0.999 it is 0.1 %, and v would stay for ever.
+in float32, used, and rounded to the nearest on its way back. Neighbours in bfloat16 are 0.4 % to
+0.8 % apart, and with a gradient of 0 a step takes 1 − β₂ off v: with V3's 0.95 that is 5 %, far
+more than half a neighbour's distance; with the usual 0.999 it is 0.1 %, and v stays for ever.
 """
 
 from __future__ import annotations
