@@ -83,7 +83,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "log_softmax", "softmax_cross_entropy", "rms_norm", "swiglu", "embedding", "backward",
         "checkpoint",
     ),
-    "1 · Attention": ("rope",),
+    "1 · Attention": ("rope", "attention", "causal_mask", "gqa"),
 }  # fmt: skip
 
 EXERCISES = Catalogue("minideepseek.exercises.problems", "exercise", "exercises", CHAPTERS)
