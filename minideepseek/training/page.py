@@ -14,7 +14,7 @@ from typing import Any
 
 from minideepseek.training.scales import short
 
-STYLE = """
+PALETTE = """
 :root {
   color-scheme: light dark;
   --paper: #fdfdfb; --ink: #1c2126; --soft: #5c6670; --rule: #e3e6e8; --shade: #f0f2f3;
@@ -30,7 +30,8 @@ STYLE = """
     --h4: #25292d; --h5: #573526; --h6: #b05a2c; --h7: #ffa468;
   }
 }
-* { box-sizing: border-box; }
+"""
+STYLE = PALETTE + """* { box-sizing: border-box; }
 body {
   margin: 0 auto; padding: 3rem 1.25rem 5rem; max-width: 62rem;
   background: var(--paper); color: var(--ink);
