@@ -84,12 +84,15 @@ def test_a_process_of_its_own(tmp_path):
     assert np.geterr() == before and list(tmp_path.iterdir()) == [file]
 
 
-def test_an_endless_loop_is_found_by_its_line(tmp_path):
+@pytest.mark.parametrize("loop", ["while True:", "threading.Event().wait()"])
+def test_an_endless_loop_is_found_by_its_line(tmp_path, loop):
+    """By a line of the learner's, though it may wait in a library."""
     file = tmp_path / "exp.py"
-    file.write_text(filled("exp", "while True:\n    g = g * 1"))
+    code = f"import threading\n{loop}" + "\n    g = g * 1" * loop.endswith(":")
+    file.write_text(filled("exp", code), "utf-8")
     (line,), _ = check_file("exp", str(file), limit=0.3)
     assert (line.name, line.verdict) == ("time", WRONG)
-    at = file.read_text().split("\n").index("        while True:") + 1
+    at = file.read_text().split("\n").index(f"        {loop}") + 1
     places = [f"{file}:{n}: still there after 0.3 s: an endless loop?" for n in (at, at + 1)]
     assert line.text.split("\n")[0] in places
 
@@ -144,6 +147,47 @@ def test_the_order_of_evidence():
     assert right == ["dx", "more", "float32", "memory"]
 
 
+def one_array(shape=(3,), **options):
+    return lambda rng: [Case([rng.standard_normal(shape)], **options)]
+
+
+def double(x):
+    return 2 * x, lambda g: 2 * g
+
+
+def widened(x):
+    return 2 * x, lambda g: g * np.full(3, 2.0)
+
+
+def inexact(x):
+    return 2 * x, lambda g: g * (2 if x.dtype == np.float64 else 2.01)
+
+
+def not_summed(x):
+    return x * np.ones((2, 1)), lambda g: g * np.ones((2, 3))
+
+
+def test_float32_is_judged_by_its_type_and_its_values():
+    (*_, line) = gradients(one_array())(widened, double)
+    assert line.name == "float32" and line.text.startswith("dx is float64: a float64 number or")
+    (*_, line) = gradients(one_array())(inexact, double)
+    assert (line.name, line.text) == ("float32", "dx agrees with float64 to less than 1e-4")
+
+
+def test_a_broadcast_shape_is_wrong_where_it_should_be_exact():
+    (line,) = gradients(one_array())(not_summed, not_summed)
+    assert line.text == "shape (2, 3), want (3,): sum over the broadcast axes"
+    assert gradients(one_array(exact=False))(not_summed, not_summed)[0].verdict == OK
+
+
+def test_an_error_of_a_rule_says_where_it_was_called_and_is_blamed_on_the_line_it_arose(tmp_path):
+    file = tmp_path / "add.py"
+    file.write_text(f"{returned('helper(g)')}def helper(g):\n    return g[5]\n")
+    (line,) = examine(EXERCISES.load("add"), "add", str(file))
+    assert line.text.startswith(f"{file}:5: IndexError: index 5 is out of bounds"), line
+    assert line.text.split("\n")[1:] == ["return g[5]", "called with x (2, 3), y (2, 3)"]
+
+
 def test_duality_is_shown_beside_the_differences():
     """Both sides of it, right or wrong; nothing where a gradient has not even its shape."""
 
@@ -177,7 +221,18 @@ def test_memory_is_told_apart():
         y, other = np.exp(x), x * 1
         return y, lambda g: g * y + 0 * other + 0 * x
 
+    def views(x):
+        y = np.exp(x)
+        a, b = y[:2], y[2:]
+        return y, lambda g: g * np.concatenate([a, b])
+
+    def overwrites(x):
+        y = np.exp(x)
+        return y, lambda g: np.multiply(g, y, out=y)
+
     assert gradients(case)(lean, lean)[-1].text == "keeps y: 32 bytes"
+    assert gradients(case)(views, lean)[-1].text == "keeps a: 32 bytes"
+    assert "it keeps" in gradients(case)(overwrites, lean)[0].text
     text = gradients(case)(fat, lean)[-1].text
     assert text == "keeps other, x, y: 96 bytes (the library's vjp: 32)"
 
