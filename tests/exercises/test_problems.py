@@ -1,6 +1,7 @@
 """Every exercise: its skeleton is open, the library's definition solves it, mistakes are named."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from minideepseek.exercises import problems
 from minideepseek.exercises.catalogue import CUT, EXERCISES, HOLE
-from minideepseek.exercises.examine import examine
+from minideepseek.exercises.examine import examine, load
 from minideepseek.exercises.exercise import OK, OPEN, WRONG, Mistake, solved
 from minideepseek.exercises.page import report
 
@@ -44,6 +45,21 @@ def test_a_skeleton_is_not_attempted(name, tmp_path):
 def test_the_library_s_definition_solves_it(name):
     lines = TASKS[name].check(TASKS[name].reference)
     assert lines and all(line.verdict == OK for line in lines), lines
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "gradients" in TASKS[n].checker.__qualname__])
+def test_a_skeleton_s_forward_is_the_library_s(name, tmp_path):
+    """The learner's values with the library's vjp solve it, in every call of the check."""
+    file = tmp_path / f"{name}.py"
+    file.write_text(EXERCISES.skeleton(name), "utf-8")
+    skeleton, library = load(name, str(file)), TASKS[name].reference
+
+    @functools.wraps(skeleton)
+    def both(*arrays, **options):
+        return skeleton(*arrays, **options)[0], library(*arrays, **options)[1]
+
+    lines = TASKS[name].check(both)
+    assert solved(lines), report(lines)
 
 
 def check_mistake(name, mistake: Mistake, folder):
