@@ -203,6 +203,9 @@ def test_what_is_kept_reads_as_what_is_rounded(n, k, seed, power_of_two):
         tile = replace(tile, power_of_two=power_of_two or tile.power_of_two)
         assert np.array_equal(tile.keep(x).read(), tile.round(x))
         assert np.array_equal(tile.round(x), plain.rounded(x, tile))
+        largest = np.where(x == 0, 0, np.finfo(np.float32).max).astype(np.float32)
+        assert np.array_equal(tile.keep(largest).read(), tile.round(largest))
+        assert np.isfinite(tile.round(largest)).all()
 
 
 def test_rows_know_nothing_of_each_other():
