@@ -84,6 +84,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "checkpoint",
     ),
     "1 · Attention": ("rope", "attention", "causal_mask", "gqa"),
+    "2 · Latent attention": ("absorb", "latent_cache"),
 }  # fmt: skip
 
 EXERCISES = Catalogue("minideepseek.exercises.problems", "exercise", "exercises", CHAPTERS)
