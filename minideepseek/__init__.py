@@ -10,6 +10,7 @@ text gives:
     training/    Part III  how it learns: text, optimiser, trainer, report
     reasoning/   Part IV   how it reasons: R1, a program that verifies answers, GRPO
     exercises/   Part V    learn by doing: write each backward yourself, be told what is wrong
+    equations/              the papers' equations, transcribed, and where each is computed
     cli/                   the command line
 
 The names below are what other programs call.
@@ -149,7 +150,7 @@ __all__ = [
 ]
 
 
-_PARTS = ("autograd", "layers", "model", "training", "reasoning", "exercises")
+_PARTS = ("autograd", "layers", "model", "training", "reasoning", "exercises", "equations")
 
 
 def __getattr__(name: str) -> Any:

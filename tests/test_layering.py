@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "minideepseek"
 PARTS = [
-    "errors", "autograd", "layers", "model", "training", "reasoning", "exercises", "equations", "cli",
+    "errors", "autograd", "layers", "model", "training",
+    "reasoning", "exercises", "equations", "cli",
 ]  # fmt: skip
 # Imports inside a function that close a circle within one part, each with its reason.
 DEFERRED = {

@@ -12,7 +12,7 @@ so that each pair grows with its own contents.
 
 >>> tree = read(r"o_{t,i} = \sum_{j=1}^{t} \frac{q_t k_j}{\sqrt{d_h}} v_j^C")
 >>> text(tree)
-'o_{t,i} = Σ_{j=1}^t qₜ kⱼ / √dₕ vⱼ^C'
+'o_{t,i} = Σ_{j=1}^t (qₜ kⱼ / √dₕ) vⱼ^C'
 >>> mathml(read("c^2"))
 '<math display="block"><msup><mi>c</mi><mn>2</mn></msup></math>'
 """
