@@ -85,6 +85,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
     ),
     "1 · Attention": ("rope", "attention", "causal_mask", "gqa"),
     "2 · Latent attention": ("absorb", "latent_cache"),
+    "3 · Mixture of experts": ("gate_weights", "dispatch"),
 }  # fmt: skip
 
 EXERCISES = Catalogue("minideepseek.exercises.problems", "exercise", "exercises", CHAPTERS)
