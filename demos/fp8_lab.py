@@ -50,7 +50,7 @@ class Scale:
     fork: int = 110
     seeds: int = 1
     orders: int = 1
-    neighbours: int = 1
+    neighbours: int = 3
     batches: int = 24
     checked: int = 3
     batch: int = 8

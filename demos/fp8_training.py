@@ -29,7 +29,8 @@ but the seed changes. What can be measured with a model of 2.8 million (fp8_lab.
    float32 again, from weights moved by 3 % of their size.
 
 Gaps are in per cent of the held-out loss, as the arm computes it ("in float32": its weights read
-without rounding), means ± half of a 95 % interval (Student's t). Prints tables and findings; writes
+without rounding), means ± half of a 95 % interval (Student's t), but of float32 runs beside each
+other, which share partners, means alone. Prints tables and findings; writes
 fp8_training.html and results.json. The default is one pair of each, --full are five, longer;
 --quick only shows that everything runs. Each finished run is kept in DIR/arms and not made again:
 what is interrupted goes on. Remove the folder to measure anew.
@@ -73,14 +74,14 @@ from minideepseek.training.figures import Line, line_chart  # noqa: E402
 from minideepseek.training.page import page  # noqa: E402
 
 PAPER = 0.25  # per cent
+COLUMNS = 3  # of a table, for the width of a phone
 SCALES = {
     "default": Scale(),
     "full": Scale(
-        steps=360, fork=250, seeds=5, orders=5, neighbours=3, batches=32, checked=8,
-        held_out=1 << 16,
+        steps=360, fork=250, seeds=5, orders=5, batches=32, checked=8, held_out=1 << 16
     ),
     "quick": Scale(
-        steps=12, fork=8, orders=1, batches=3, checked=1, batch=2, length=32, held_out=1024,
+        steps=12, fork=8, neighbours=1, batches=3, checked=1, batch=2, length=32, held_out=1024,
         changes={
             "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
             "kv_lora_rank": 16, "q_lora_rank": None, "intermediate_size": 64,
@@ -238,7 +239,11 @@ def body(facts: str, said: list[str], drawn: str, shown: dict[str, Table]) -> st
     html += "".join(f"<li>{escape(sentence)}</li>" for sentence in said) + f"</ul>{drawn}"
     for title, (head, rows) in shown.items():
         cells = [[escape(cell) for cell in row] for row in rows]
-        html += f"<h2>{escape(title)}</h2>{table(list(map(escape, head[1:])), cells)}"
+        html += f"<h2>{escape(title)}</h2>"
+        for first in range(1, len(head), COLUMNS):
+            part = slice(first, first + COLUMNS)
+            html += table(list(map(escape, head[part])), [[row[0], *row[part]] for row in cells])
+            html += "<p></p>"
     return html
 
 

@@ -237,7 +237,8 @@ def test_finished_results_are_kept_and_unfinished_ones_are_not(tmp_path, monkeyp
 
 
 def test_no_two_tasks_share_a_place(tmp_path):
-    tasks = [*fp8_lab.first_tasks(scale := Scale(seeds=3, orders=2)), *fp8_lab.later_tasks(scale)]
+    scale = Scale(seeds=3, orders=2, neighbours=1)
+    tasks = [*fp8_lab.first_tasks(scale), *fp8_lab.later_tasks(scale)]
     assert len({fp8_lab.place(tmp_path, scale, task) for task in tasks}) == len(tasks) == 20
 
 
@@ -390,6 +391,17 @@ def test_runs_are_judged_by_their_intervals():
     assert "says nothing" in fp8_training.lesson(2.0, [2.0], "x")
 
 
+def test_runs_that_share_partners_have_no_interval():
+    head, rows = fp8_tables.run_rows(results())
+    cells = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert cells[f"whole: {FP8}"]["gap, %"] == "+1.333 ± 1.434"
+    assert cells[f"whole: {MOVED}"]["gap, %"] == "+0.333"
+    assert cells[f"whole: {MOVED}"]["spread, %"] == "1.258"
+    assert cells["branch: float32, next order"]["gap, %"] == "+0.100"
+    assert cells[f"branch: {FP8}"]["ms a step"] == "200"
+    assert cells[f"branch: {FP8}"]["in float32, %"] == "-0.100 ± 0.248"
+
+
 def test_kinds_of_layers():
     assert fp8_tables.kind_of("model.layers.12.mlp.experts.7.up_proj.weight") == "experts.up_proj"
     assert fp8_tables.kind_of("model.layers.0.self_attn.o_proj.weight") == "o_proj"
@@ -412,7 +424,7 @@ def test_quick_runs_and_is_not_made_twice(tmp_path, capsys, monkeypatch):
     assert all(len(one[0]["curve"]) == 12 for one in numbers["runs"]["weights"].values())
     assert all(len(one[0]["curve"]) == 4 for one in numbers["runs"]["branch"].values())
     page = (tmp_path / "fp8_training.html").read_text()
-    assert page.count("<svg role") == 5 and page.count("<table") == 4
+    assert page.count("<svg role") == 5 and page.count("<table") == 3 + 3 + 2 + 2
     monkeypatch.setattr(fp8_lab, "RUNS", {})  # nothing is left to be made
     fp8_training.main(arguments)
     assert "11 results of earlier calls" in capsys.readouterr().out
