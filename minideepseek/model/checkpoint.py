@@ -47,7 +47,6 @@ from minideepseek.autograd import backend
 from minideepseek.autograd.backend import Array
 from minideepseek.errors import CheckpointError, InputError
 from minideepseek.layers.fp8 import dequantize, quantize
-from minideepseek.layers.fp8.linear import check_stored
 from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.contents import FP8, INDEX, SINGLE, Contents, original_of, read_contents
 from minideepseek.model.files import atomic_directory
@@ -313,31 +312,14 @@ def _needs(contents: Contents, needed: int, form: str) -> str:
     return f"{contents.folder}: the model needs {needed:,} bytes of memory in {form}"
 
 
-def read_tensor(contents: Contents, name: str, dtype: np.dtype) -> np.ndarray:
+def read_tensor(contents: Contents, name: str, dtype: Any) -> np.ndarray:
     """One tensor in `dtype`: a window onto the file where it is stored so, else a copy."""
-    header = contents.headers[name]
+    header, dtype = contents.headers[name], np.dtype(dtype)
     stored = open_tensor(header, name)
     if contents.dtype(name) == FP8:
         scales = name + SCALES
         stored = _dequantised(stored, open_tensor(contents.headers[scales], scales), name)
     return _finite(stored, dtype, f"{name} in {header.path}")
-
-
-def read_codes(contents: Contents, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """One weight as (codes, scales): copies of what FP8 files hold, and what others hold quantised.
-
-    CheckpointError for a code of NaN or a scale that is not positive and finite.
-    """
-    if contents.dtype(name) != FP8:
-        return quantize(read_tensor(contents, name, np.dtype("float32")))
-    codes, scales = (
-        np.array(open_tensor(contents.headers[n], n)) for n in (name, name + SCALES)
-    )
-    try:
-        check_stored(codes.view(np.uint8), scales)
-    except InputError as error:
-        raise CheckpointError(f"tensor {name}: {error}") from None
-    return codes.view(np.uint8), scales
 
 
 def _dequantised(weight: np.ndarray, scales: np.ndarray, name: str) -> np.ndarray:

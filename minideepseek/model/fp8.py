@@ -40,9 +40,9 @@ from typing import Any
 from minideepseek.autograd import backend
 from minideepseek.autograd.backend import Array
 from minideepseek.autograd.engine import Parameter
-from minideepseek.errors import InputError
+from minideepseek.errors import CheckpointError, InputError
 from minideepseek.layers.fp8.experts import FP8Experts, StoredFP8Experts
-from minideepseek.layers.fp8.linear import FP8Linear
+from minideepseek.layers.fp8.linear import FP8Linear, check_stored
 from minideepseek.layers.fp8.recipe import SERVING, V3, Recipe, Scheme
 from minideepseek.layers.fp8.tiles import quantize
 from minideepseek.layers.module import Init, Linear, Module
@@ -50,14 +50,16 @@ from minideepseek.layers.moe import Experts
 from minideepseek.model.checkpoint import (
     COMPUTED,
     FP8_FORMAT,
+    SCALES,
     check_copies,
     check_memory,
     checked_contents,
     one_of,
-    read_codes,
     read_tensor,
 )
+from minideepseek.model.contents import FP8, Contents
 from minideepseek.model.layout import checkpoint_size, is_quantised
+from minideepseek.model.safetensors import open_tensor
 from minideepseek.model.transformer import DeepSeekV3
 
 Change = Callable[[str, Any], Any]  # (checkpoint name, part) → what stands in its place, or None
@@ -141,6 +143,21 @@ def load_fp8(
     return model
 
 
+def read_codes(contents: Contents, name: str) -> tuple[Array, Array]:
+    """One weight as (codes, scales): copies of what FP8 files hold, and what others hold quantised.
+
+    CheckpointError for a code of NaN or a scale that is not positive and finite.
+    """
+    if contents.dtype(name) != FP8:
+        return quantize(read_tensor(contents, name, backend.float32))
+    codes, scales = (open_tensor(contents.headers[n], n).copy() for n in (name, name + SCALES))
+    try:
+        check_stored(codes.view("uint8"), scales)
+    except InputError as error:
+        raise CheckpointError(f"tensor {name}: {error}") from None
+    return codes.view("uint8"), scales
+
+
 class Places(Init):
     """Parameters without numbers, each to be replaced by one that is read."""
 
@@ -149,7 +166,7 @@ class Places(Init):
 
 
 def _check_weights(model: DeepSeekV3) -> None:
-    held = [name for name in model.state_dict() if name.endswith("_scale_inv")]
+    held = [name for name in model.state_dict() if name.endswith(SCALES)]
     if held:
         raise InputError(f"model: it holds FP8 codes ({held[0]}), expected one that holds weights")
 

@@ -12,8 +12,8 @@ formulas above are the gradient with ∂Q(x)/∂x = 1, that of a function which 
 They are therefore no derivative of this Y, and no difference quotient confirms them: what the
 tests compare with is the formula, number by number.
 
-**Master weights.** W is float32. The optimiser adds steps of 1/1000 of a weight; E4M3's neighbours
-are 1/16 to 1/8 of it apart, and a step that is rounded away is not taken. Q(W) is made anew in each
+**Master weights.** W is float32. E4M3's neighbours are 1/16 to 1/8 of a number apart, the steps of
+an optimiser far smaller, and a step that is rounded away is not taken. Q(W) is made anew in each
 forward pass.
 
 **What is kept** for backward: codes and scales of X and W, a byte a number, in place of X's four.
