@@ -85,7 +85,9 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
     ),
     "1 · Attention": ("rope", "attention", "causal_mask", "gqa"),
     "2 · Latent attention": ("absorb", "latent_cache"),
-    "3 · Mixture of experts": ("gate_weights", "dispatch"),
+    "3 · Mixture of experts": (
+        "gate_weights", "dispatch", "combine", "update_bias",
+    ),
 }  # fmt: skip
 
 EXERCISES = Catalogue("minideepseek.exercises.problems", "exercise", "exercises", CHAPTERS)

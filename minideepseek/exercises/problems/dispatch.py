@@ -37,6 +37,8 @@ def dispatch(indices, experts):
 
 # ------------------------------------------------------------------------------------- not copied
 
+import inspect
+
 from minideepseek.autograd import experts as routed
 from minideepseek.autograd import fused, reference
 from minideepseek.exercises.adapted import placed
@@ -137,10 +139,10 @@ def _layer(indices, experts, token, segments, place):
     x, weights = rng.standard_normal((n, d)), rng.standard_normal(indices.shape)
     gate_up, down = rng.standard_normal((experts, 2 * m, d)), rng.standard_normal((experts, d, m))
     want = reference.expert_mlp(x, gate_up, down, weights, indices).data
-    results = np.zeros((len(token), d))
+    results, swiglu = np.zeros((len(token), d)), inspect.unwrap(fused.swiglu)
     for e, s in enumerate(segments):
         h = x[token[s]] @ gate_up[e].T
-        results[s] = fused.swiglu.__wrapped__(h[:, :m], h[:, m:])[0] @ down[e].T
+        results[s] = swiglu(h[:, :m], h[:, m:])[0] @ down[e].T
     y = (weights[..., None] * results[place] * (indices >= 0)[..., None]).sum(1)
     return compare(y, want, "the layer's y")
 
