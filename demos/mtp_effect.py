@@ -22,6 +22,7 @@ mtp_effect.html, with the curves, and results.json.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import statistics
@@ -86,6 +87,13 @@ QUICK = Scale(
 )  # fmt: skip
 
 
+@functools.cache
+def read_text() -> tuple[np.ndarray, np.ndarray]:
+    """Tokens (M,) to learn from and to be judged by."""
+    corpus, tokenizer = prepare_corpus(docstring_corpus()), ByteTokenizer()
+    return pack(corpus.train, tokenizer), pack(corpus.held_out, tokenizer)
+
+
 def run_arm(file: Path, scale: Scale, seed: int, modules: int, steps: int) -> Found:
     """Train and judge one model, or read what an earlier run has kept in `file`."""
     asked = {"scale": asdict(scale), "seed": seed, "modules": modules, "steps": steps}
@@ -93,7 +101,7 @@ def run_arm(file: Path, scale: Scale, seed: int, modules: int, steps: int) -> Fo
         kept = json.loads(file.read_text("utf-8"))
         if kept["asked"] == json.loads(json.dumps(asked)):
             return kept
-    corpus, tokenizer = prepare_corpus(docstring_corpus()), ByteTokenizer()
+    train, held_out = read_text()
     init, order = np.random.default_rng(seed).spawn(2)
     changes = dict(scale.changes) | {"num_nextn_predict_layers": modules}
     model = DeepSeekV3(DeepSeekV3Config.preset("mini", **changes), init)
@@ -101,8 +109,8 @@ def run_arm(file: Path, scale: Scale, seed: int, modules: int, steps: int) -> Fo
         steps=steps, batch_size=scale.batch, sequence_length=scale.length,
         learning_rate=scale.learning_rate, warmup_steps=min(40, steps // 4),
     )  # fmt: skip
-    loader = BatchLoader(pack(corpus.train, tokenizer), scale.batch, scale.length, order)
-    trainer = Trainer(model, loader, plan, pack(corpus.held_out, tokenizer)[: scale.held_out])
+    loader = BatchLoader(train, scale.batch, scale.length, order)
+    trainer = Trainer(model, loader, plan, held_out[: scale.held_out])
     began = time.process_time()
     curve = [trainer.step()["main_loss"] for _ in range(steps)]
     seconds = time.process_time() - began
