@@ -152,5 +152,5 @@ def test_the_command_line_takes_it(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(module, "run", lambda job: seen.append(job) or Path("report"))
     for more in (["--fp8"], []):
-        main(["pretrain", "--threads", "1", "--preset", "nano", "--out", str(tmp_path / "x"), *more])
+        main(["pretrain", "--threads", "1", "--out", str(tmp_path / "x"), *more])
     assert [job.fp8 for job in seen] == [True, False]
