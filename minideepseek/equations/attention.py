@@ -61,6 +61,7 @@ def heads(q_t, n_h):
     r"{\sqrt{d_h}}) v_{j,i}",
     library="layers.attention:GroupedQueryAttention.__call__",
     code="ops.attention(",
+    exercise="attention",
     note="Queries and keys are rotated before (ROPE:rotate), with all their channels.",
 )
 def attend(q, k, v, t, i):
@@ -87,6 +88,7 @@ def output(W_O, o_t):
     latex=r"c_t^{KV} = W^{DKV} h_t",
     library="layers.mla:DeepSeekAttention.project",
     code="self.kv_a_layernorm(",
+    exercise="latent_cache",
     note="The norm that follows is in V2's text and in the weights, not in the equation; the cache "
     "holds what comes after it.",
 )
@@ -228,6 +230,7 @@ def latent_output(W_O, o_t):
     latex=r"(q_{t,i}^C)^T (W_i^{UK} c_j^{KV}) = ((W_i^{UK})^T q_{t,i}^C)^T c_j^{KV}",
     library="layers.mla:MultiHeadLatentAttention.attend_absorbed",
     code="q_c = ops.head_linear(",
+    exercise="absorb",
     note="The paper says it in a sentence; the equation is minideepseek's.",
 )
 def absorb(q_C, W_UK, c_KV):

@@ -10,7 +10,6 @@ SYMBOLS = (
     Symbol("N_r", "n_routed_experts", "experts"),
     Symbol("N", "n_routed_experts", "experts"),
     Symbol("K_r", "num_experts_per_tok", "k"),
-    Symbol("K", "num_experts_per_tok", "k"),
     Symbol("e_i", "gate.weight, row i", "weight"),
     Symbol("b_i", "gate.e_score_correction_bias", "bias"),
     Symbol("u", "", "gamma"),
@@ -60,6 +59,7 @@ def block_experts(FFN, u_t):
     latex=r"h_t = \sum_{i=1}^{N} g_{i,t} \operatorname{FFN}_i (u_t) + u_t",
     library="layers.standard_moe:StandardMoE.routed",
     code="y = self.experts(",
+    exercise="dispatch",
     note="MOE:6 is the same with mN experts of 1/m of the width. The block adds u.",
 )
 def mixture(u_t, g_t, FFN):
@@ -75,6 +75,7 @@ def mixture(u_t, g_t, FFN):
     r"\sum_{i=1}^{N_r} g_{i,t} \operatorname{FFN}_i^{(r)} (u_t)",
     library="layers.moe:DeepSeekMoE.routed",
     code="self.shared_experts(x)",
+    exercise="combine",
     note="The shared experts are one MLP of their widths together. The block adds u.",
 )
 def shared_and_routed(u_t, g_t, FFN_s, FFN_r):
@@ -191,6 +192,7 @@ def biased_gates(s_t, b, K_r):
     latex=r"g_{i,t} = \frac{g′_{i,t}}{\sum_{j=1}^{N_r} g′_{j,t}}",
     library="layers.moe:gate_weights",
     code="weights = weights / (",
+    exercise="gate_weights",
     note="Not in the paper: routed_scaling_factor multiplies them afterwards, 2.5 in V3; 1e-20 is "
     "added below.",
 )
@@ -214,12 +216,13 @@ def worth_of_nodes(c, nodes, K_r, M):  # c = s + b
 
 
 @equation(
-    "LFB:update (algorithm 1)",
     "V3:update (section 2.1.2)",
+    "LFB:update (algorithm 1)",
     title="Balance without a loss: the bias follows the load",
     latex=r"b_i ← b_i + u \operatorname{sign}(\bar{c} - c_i)",
     library="layers.moe:update_bias",
     code="step = [gamma *",
+    exercise="update_bias",
     note="After each step, from that step's tokens c_i, for the next batch. V3 calls u γ: 0.001.",
 )
 def update(b, c, u):

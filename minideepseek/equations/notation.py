@@ -61,9 +61,9 @@ class _Reader:
         self.tokens = tokens[::-1]
 
     def next(self, expected: str | None = None) -> str:
-        token = self.tokens.pop() if self.tokens else "the end"
-        if expected is not None and token != expected:
-            raise ValueError(f"formula: got {token}, expected {expected}")
+        token = self.tokens.pop() if self.tokens else None
+        if token is None or (expected is not None and token != expected):
+            raise ValueError(f"formula: got {token or 'its end'}, expected {expected or 'a term'}")
         return token
 
     def lines(self) -> Tree:
@@ -112,7 +112,7 @@ class _Reader:
             return ("number", token)
         if token[0].isalpha() or token == "…":
             return ("letter", token)
-        if token in "^_&})]" or token == "the end":
+        if token in "^_&})]":
             raise ValueError(f"formula: got {token}, expected a term")
         return ("operator", token.replace("-", "−").replace("*", "·"))
 
