@@ -75,7 +75,7 @@ def mixture(u_t, g_t, FFN):
     r"\sum_{i=1}^{N_r} g_{i,t} \operatorname{FFN}_i^{(r)} (u_t)",
     library="layers.moe:DeepSeekMoE.routed",
     code="self.shared_experts(x)",
-    exercise="combine",
+    exercise="dispatch",
     note="The shared experts are one MLP of their widths together. The block adds u.",
 )
 def shared_and_routed(u_t, g_t, FFN_s, FFN_r):

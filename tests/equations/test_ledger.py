@@ -68,16 +68,12 @@ def test_every_paper_has_an_entry_and_a_line_in_the_folders_text():
 
 
 @every_entry
-def test_every_field_is_there(entry):
+def test_every_field_is_there_and_a_transcription_has_at_most_five_lines(entry):
     assert entry.title and not entry.title.endswith(".")
     assert len([e for e in ENTRIES if e.title == entry.title]) == 1
     assert entry.text.strip() and entry.latex.strip()
     assert not entry.note or entry.note.endswith((".", "?"))
     assert inspect.getdoc(entry.transcription) is None  # the entry says what it is
-
-
-@every_entry
-def test_a_transcription_has_at_most_five_lines(entry):
     lines = [line for line in entry.source.splitlines() if line.strip()]
     assert lines[0].startswith("def ") and len(lines) <= 5
     assert max(map(len, lines)) <= 100
@@ -96,17 +92,13 @@ def test_the_librarys_line_is_there_and_is_the_only_one(entry):
     assert inspect.getsource(inspect.unwrap(thing)).count(entry.code) == 1
 
 
-@every_entry
-def test_the_test_that_it_names_is_there(entry):
+def test_the_test_and_the_exercise_that_are_named_are_there():
     path, name = TIES.split("::")
-    assert entry.test == f"{path}::{name}[{entry.id}]"
     assert test_ties.__file__.replace("\\", "/").endswith(path)
     assert callable(getattr(test_ties, name))
-
-
-@every_entry
-def test_the_exercise_that_it_names_is_there(entry):
-    assert not entry.exercise or entry.exercise in EXERCISES.names()
+    for entry in ENTRIES:
+        assert entry.test == f"{path}::{name}[{entry.id}]"
+        assert not entry.exercise or entry.exercise in EXERCISES.names(), entry.id
 
 
 def test_a_line_is_looked_up_and_not_written_down(tmp_path, monkeypatch):

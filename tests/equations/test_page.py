@@ -71,6 +71,7 @@ V2:9, V3:1 · The latent of keys and values
    note: The norm that follows is in V2's text and in the weights, not in the equation; the
    cache holds what comes after it.
    test: tests/equations/test_ties.py::test_the_library_computes_it[V2:9]
+   exercise: minideepseek exercises check latent_cache
 """
 
 
