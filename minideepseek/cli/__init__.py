@@ -10,6 +10,7 @@ r"""The command line: one verb per job, thin.
     minideepseek info         parameters, FLOPs and cache bytes of a configuration, from shapes
     minideepseek inspect      the ledger of a checkpoint directory, from its headers
     minideepseek exercises    write each backward yourself, and be told what is wrong
+    minideepseek zoo          functions that look right and are wrong, to be mended
     minideepseek eq           an equation of the papers, and where it is computed
 
 BLAS is set to one thread before NumPy is loaded: the threads are ours (`--threads`), so that the
@@ -28,7 +29,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from minideepseek.cli import equations, exercises, journey, language, reasoning
+from minideepseek.cli import equations, exercises, journey, language, reasoning, zoo
 from minideepseek.cli.machine import complain
 from minideepseek.errors import DivergedError, GateError, MiniDeepSeekError
 
@@ -67,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=_version())
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for part in (journey, language, reasoning, exercises, equations):
+    for part in (journey, language, reasoning, exercises, zoo, equations):
         part.add_verbs(verbs)
     return parser
 
