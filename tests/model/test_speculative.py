@@ -244,6 +244,14 @@ def test_right_drafts_are_all_accepted(draft_tokens):
     assert stats.drafting > 0 and stats.verifying > 0
 
 
+@pytest.mark.parametrize("sampling", [(1.0, 1, 1.0), (1.0, None, 1e-9), (1e-9, None, 1.0)])
+def test_drafts_have_the_law_that_is_sampled_from(sampling):
+    """Cut to one token by top_k, top_p or temperature, right drafts are all accepted."""
+    model, ids = rigged(NANO, 0, 0.0, 0.0), draw_ids(NANO, 0, 1, 3)
+    out, stats = generate_speculative(model, ids, 13, *sampling, draft_tokens=3)
+    assert out[0, 3:].tolist() == plain(model, ids[0], 13) and stats.acceptance_rate == 1
+
+
 def test_nothing_to_write():
     out, stats = generate_speculative(build(NANO), [[1, 2]], 0)
     assert out.tolist() == [[1, 2]]
