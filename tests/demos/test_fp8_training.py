@@ -291,6 +291,23 @@ def test_arms_of_one_order_read_the_same_batches(left):
     assert weight is model.model.layers[0].mlp.up_proj.weight and weight.data.any()
 
 
+def test_a_run_is_judged_as_it_computes_and_in_float32(left, text):
+    for arm in (FLOAT, FP8):
+        model, trainer, _ = fp8_lab.forked(left, QUICK, Task("branch", arm))
+        found = fp8_lab.finish(model, trainer, text, QUICK)
+        assert len(found["curve"]) == QUICK.steps - QUICK.fork
+        assert found["seconds"] == pytest.approx(trainer.seconds / 4)
+        ids = np.concatenate([text.held_out[-1:], text.held_out])[None].astype(int)
+        whole = [model.losses(ids[:, a : a + 33]).main.item() * 32 for a in range(0, 480, 32)]
+        last = model.hidden(ids[:, 468:500])[0]  # 500 = 15 · 32 + 20: the last window overlaps
+        logits = model.logits(last).data[0, -20:].astype(float)
+        right = logits[np.arange(20), ids[0, 481:]]
+        rest = (np.log(np.exp(logits).sum(-1)) - right).sum()
+        assert found["plain"] == pytest.approx((sum(whole) + rest) / 500, rel=1e-5)
+        assert (found["loss"] == found["plain"]) == (arm == FLOAT)
+        assert found["loss"] == pytest.approx(found["plain"], rel=0.01)
+
+
 def test_a_neighbour_is_three_per_cent_away_and_reads_the_same(tmp_path, text, monkeypatch):
     seen = {}
 
@@ -388,6 +405,7 @@ def test_runs_are_judged_by_their_intervals():
     assert "CAN be told" in far[1] and "NOT reached" in far[0]
     alone = fp8_training.of_whole_runs(results(fp8=(2.02,)))
     assert "one pair and so no interval" in alone[0] and len(alone) == 3
+    assert "CAN be told" in fp8_training.lesson(1.8, [2.0, 2.01, 1.99], "x")
     assert "says nothing" in fp8_training.lesson(2.0, [2.0], "x")
 
 
