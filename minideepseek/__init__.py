@@ -11,6 +11,7 @@ text gives:
     reasoning/   Part IV   how it reasons: R1, a program that verifies answers, GRPO
     exercises/   Part V    learn by doing: write each backward yourself, be told what is wrong
     equations/              the papers' equations, transcribed, and where each is computed
+    book/                  this package as pages for a browser
     cli/                   the command line
 
 The names below are what other programs call.

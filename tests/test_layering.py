@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "minideepseek"
 PARTS = [
     "errors", "autograd", "layers", "model", "training",
-    "reasoning", "exercises", "equations", "cli",
+    "reasoning", "exercises", "equations", "book", "cli",
 ]  # fmt: skip
 # Imports inside a function that close a circle within one part, each with its reason.
 DEFERRED = {
@@ -153,7 +153,8 @@ def test_the_list_of_host_files_holds_no_more_than_it_must():
 
 
 def test_every_library_at_run_time_is_numpy_ml_dtypes_or_optional():
-    optional = {"cupy", "cupyx", "rich", "matplotlib"}  # the extras, imported where they are used
+    # The extras, imported where they are used.
+    optional = {"cupy", "cupyx", "jinja2", "markdown_it", "matplotlib", "pygments", "rich"}
     known = {"numpy", "ml_dtypes", "minideepseek", *sys.stdlib_module_names} | optional
     for name, path in FILES.items():
         tree = ast.parse(path.read_text())

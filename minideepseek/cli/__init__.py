@@ -12,6 +12,7 @@ r"""The command line: one verb per job, thin.
     minideepseek exercises    write each backward yourself, and be told what is wrong
     minideepseek zoo          functions that look right and are wrong, to be mended
     minideepseek eq           an equation of the papers, and where it is computed
+    minideepseek book         all of this as pages for a browser
 
 BLAS is set to one thread before NumPy is loaded: the threads are ours (`--threads`), so that the
 element-wise work shares them too and results do not depend on their number.
@@ -29,7 +30,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from minideepseek.cli import equations, exercises, journey, language, reasoning, zoo
+from minideepseek.cli import book, equations, exercises, journey, language, reasoning, zoo
 from minideepseek.cli.machine import complain
 from minideepseek.errors import DivergedError, GateError, MiniDeepSeekError
 
@@ -68,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=_version())
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for part in (journey, language, reasoning, exercises, zoo, equations):
+    for part in (journey, language, reasoning, exercises, zoo, equations, book):
         part.add_verbs(verbs)
     return parser
 
