@@ -32,7 +32,7 @@ SYMBOLS = (
     "V2:2",
     "V2:3",
     title="Query, key and value",
-    latex=r"q_t = W^Q h_t , k_t = W^K h_t , v_t = W^V h_t",
+    latex=r"q_t = W^Q h_t , \quad k_t = W^K h_t , \quad v_t = W^V h_t",
     library="layers.attention:GroupedQueryAttention.__call__",
     code="self.split(self.q_proj(x), self.heads)",
 )
@@ -45,7 +45,7 @@ def project(W_Q, W_K, W_V, h_t):
     "V2:5",
     "V2:6",
     title="Cut into heads",
-    latex=r"[q_{t,1}; q_{t,2}; …; q_{t,n_h}] = q_t , \text{and so} k_t , v_t",
+    latex=r"[q_{t,1}; q_{t,2}; …; q_{t,n_h}] = q_t , \quad \text{and so} k_t , v_t",
     library="layers.attention:GroupedQueryAttention.split",
     code="ops.reshape(",
 )

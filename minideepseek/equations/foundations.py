@@ -15,8 +15,8 @@ SYMBOLS = (
     Symbol("d", "qk_rope_head_dim", "width"),
     Symbol("s", "rope_scaling: factor", "yarn[…]"),
     Symbol("L_0", "rope_scaling: original_max_position_embeddings", "length"),
-    Symbol("β_{\\text{fast}}", "rope_scaling: beta_fast", "yarn[…]"),
-    Symbol("β_{\\text{slow}}", "rope_scaling: beta_slow", "yarn[…]"),
+    Symbol("β_{\\operatorname{fast}}", "rope_scaling: beta_fast", "yarn[…]"),
+    Symbol("β_{\\operatorname{slow}}", "rope_scaling: beta_slow", "yarn[…]"),
     Symbol("c", "rope_scaling: mscale_all_dim", "c"),
     Symbol("η", "", "lr"),
     Symbol("λ", "", "weight_decay"),
@@ -62,7 +62,7 @@ def swiglu(x, W, V, W_2):
     title="Rotary positions",
     latex=r"x′_{2j} = x_{2j} \cos m θ_j - x_{2j+1} \sin m θ_j \\"
     r"x′_{2j+1} = x_{2j+1} \cos m θ_j + x_{2j} \sin m θ_j \\"
-    r"θ_j = θ^{-2j/d} , j = 0, …, d/2 - 1",
+    r"θ_j = θ^{-2j/d} , \quad j = 0, …, d/2 - 1",
     library="autograd.fused:rotate",
     code="y[..., first] = a * cos",
     exercise="rope",
@@ -79,8 +79,8 @@ def rope(x, m, θ):
     "V3:yarn-turns (section 4.3)",
     title="YaRN: the pair that makes n turns in the old context",
     latex=r"c(n) = \frac{d \ln \frac{L_0}{2 π n}}{2 \ln θ} \\"
-    r"\operatorname{low} = \floor{c(β_{\text{fast}})} , "
-    r"\operatorname{high} = \ceil{c(β_{\text{slow}})}",
+    r"\operatorname{low} = \floor{c(β_{\operatorname{fast}})} , \quad "
+    r"\operatorname{high} = \ceil{c(β_{\operatorname{slow}})}",
     library="layers.rope:inverse_frequencies",
     code="return width * math.log(",
     note="From the released code: the paper names YaRN, s, α and β alone. low is at least 0, high "
@@ -125,7 +125,7 @@ def scale(c, s, d_h, d_R):
     title="One step of AdamW",
     latex=r"m_t = β_1 m_{t-1} + (1 - β_1) g_t \\ v_t = β_2 v_{t-1} + (1 - β_2) g_t^2 \\"
     r"θ_t = θ_{t-1} - η ( \frac{\hat{m}_t}{\sqrt{\hat{v}_t} + ε} + λ θ_{t-1} ) \\"
-    r"\hat{m}_t = \frac{m_t}{1 - β_1^t} , \hat{v}_t = \frac{v_t}{1 - β_2^t}",
+    r"\hat{m}_t = \frac{m_t}{1 - β_1^t} , \quad \hat{v}_t = \frac{v_t}{1 - β_2^t}",
     library="training.optim:AdamW.step",
     code="xp.divide(m, scratch, out=scratch)",
     note="η as PyTorch has it: it multiplies the decay too.",

@@ -7,8 +7,8 @@ r"""One notation, two pages: a small part of LaTeX becomes MathML for the book a
 
 The part: letters and numbers as they are, Greek ones too; x_i, x^2, \frac, \sqrt, \sum, \max, \hat,
 \bar, \cos, \sin, \ln, \min, \operatorname{…} for other functions, \text{…} for words, \abs, \floor,
-\ceil, \cases{a & \text{if} b \\ c & …}, and \\ between lines. Brackets that match become one group,
-so that each pair grows with its own contents.
+\ceil, \cases{a & \text{if} b \\ c & …}, \quad, and \\ between lines. Brackets that match become one
+group, so that each pair grows with its own contents.
 
 >>> tree = read(r"o_{t,i} = \sum_{j=1}^{t} \frac{q_t k_j}{\sqrt{d_h}} v_j^C")
 >>> text(tree)
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from html import escape
 from typing import Any
 
@@ -30,6 +31,7 @@ _WORDS = re.compile(r"\\(text|operatorname)\{([^}]*)\}")
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _TOKEN = re.compile(rf"{_WORDS.pattern}|\\\\|\\[A-Za-z]+|\\.|{_NUMBER}|[^\W\d_]′*|\S")
 _CLOSING = {"(": ")", "[": "]"}
+_THIN = '<mspace width="0.17em"></mspace>'
 _BARS = {"abs": ("|", "|"), "floor": ("⌊", "⌋"), "ceil": ("⌈", "⌉")}
 _ACCENTS = {"hat": "^", "bar": "¯"}
 _COMBINING = {"hat": "\u0302", "bar": "\u0304"}
@@ -117,6 +119,8 @@ class _Reader:
         return ("operator", token.replace("-", "−").replace("*", "·"))
 
     def command(self, name: str) -> Tree:
+        if name == "quad":
+            return ("space",)
         if name in _FUNCTIONS:
             return ("operatorname", name)
         if name in _LARGE:
@@ -158,7 +162,9 @@ def mathml(tree: Tree) -> str:
 def _mathml(tree: Tree) -> str:
     kind, *parts = tree
     if kind == "row":
-        return _tag("mrow", *map(_mathml, parts))
+        return _tag("mrow", *_apart(parts))
+    if kind == "letter" and "′" in parts[0]:
+        return _scripts(tree, None, None)
     if kind in ("letter", "operatorname"):
         return _tag("mi", escape(parts[0]))
     if kind == "number":
@@ -169,6 +175,8 @@ def _mathml(tree: Tree) -> str:
         return _tag("mtext", escape(f"\u00a0{parts[0]}\u00a0"))
     if kind == "large":
         return _tag("mo", _LARGE[parts[0]])
+    if kind == "space":
+        return '<mspace width="1em"></mspace>'
     if kind == "fence":
         left, inside, right = parts
         return _tag("mrow", _tag("mo", left), _mathml(inside), _tag("mo", right))
@@ -177,24 +185,37 @@ def _mathml(tree: Tree) -> str:
     if kind == "sqrt":
         return _tag("msqrt", _mathml(parts[0]))
     if kind in _ACCENTS:
-        return _tag("mover", _mathml(parts[0]), _tag("mo", _ACCENTS[kind]))
+        return f'<mover accent="true">{_mathml(parts[0])}<mo>{_ACCENTS[kind]}</mo></mover>'
     if kind == "script":
         return _scripts(*parts)
     if kind == "cases":
         return _tag("mrow", _tag("mo", "{"), _table(parts))
-    return _table([(line,) for line in parts])
+    return _table([(line,) for line in parts], ' displaystyle="true"')
+
+
+def _apart(items: list[Tree]) -> Iterator[str]:
+    """The items of a row, with a thin space where a function's name touches a term."""
+    for i, item in enumerate(items):
+        before = items[i - 1] if i else ("operator",)
+        behind = _is_function(before) and item[0] not in ("operator", "fence")
+        if behind or (_is_function(item) and before[0] not in ("operator", "space")):
+            yield _THIN
+        yield _mathml(item)
 
 
 def _scripts(base: Tree, low: Tree | None, high: Tree | None) -> str:
+    if base[0] == "letter" and base[1].endswith("′"):
+        base, prime = ("letter", base[1][:-1]), ("operator", "′")
+        high = prime if high is None else ("row", prime, high)
     names = ("munder", "mover", "munderover") if base[0] == "large" else ("msub", "msup", "msubsup")
     scripts = [_mathml(script) for script in (low, high) if script is not None]
     name = names[2] if len(scripts) == 2 else names[0 if high is None else 1]
     return _tag(name, _mathml(base), *scripts)
 
 
-def _table(rows: Any) -> str:
+def _table(rows: Any, style: str = "") -> str:
     cells = [[f'<mtd style="text-align:left">{_mathml(c)}</mtd>' for c in row] for row in rows]
-    return _tag("mtable", *(_tag("mtr", *row) for row in cells))
+    return f"<mtable{style}>{''.join(_tag('mtr', *row) for row in cells)}</mtable>"
 
 
 def _tag(name: str, *inside: str) -> str:
@@ -211,6 +232,8 @@ def text(tree: Tree) -> str:
         return _spaced(parts)
     if kind in ("letter", "number", "operator", "operatorname", "text"):
         return parts[0]
+    if kind == "space":
+        return "  "
     if kind == "large":
         return "Σ" if parts[0] == "sum" else parts[0]
     if kind == "fence":
@@ -237,11 +260,13 @@ def _spaced(items: list[Tree]) -> str:
     out = ""
     for i, item in enumerate(items):
         before, after = (items[j] if 0 <= j < len(items) else None for j in (i - 1, i + 1))
-        said, first = text(item), before is None or before[0] == "operator"
+        said, first = text(item), before is None or before[0] in ("operator", "space")
         factor = " " in said and after is not None and after[0] != "operator"
         if item[0] == "frac" and (factor or _is_function(before)):
             said = f"({said})"
-        if item[0] != "operator":
+        if item[0] == "space":
+            out += said
+        elif item[0] != "operator":
             arguments = item[0] in ("fence", "frac") and said[0] in "([{" and _calls(before, item)
             out += said if first or arguments else f" {said}"
         elif item[1] in _SPACED and not (item[1] in "+−" and first):

@@ -58,7 +58,7 @@ def grpo(ρ, Â, D_KL, ε, β):  # ρ[i][t], Â[i], D_KL[i][t]
     "MATH:4",
     title="The penalty of a token, k3",
     latex=r"D_{\operatorname{KL}} = \frac{π_{\operatorname{ref}}}{π} - "
-    r"\ln \frac{π_{\operatorname{ref}}}{π} - 1 , \text{both of} o_{i,t} "
+    r"\ln \frac{π_{\operatorname{ref}}}{π} - 1 , \quad \text{both of} o_{i,t} "
     r"\text{given} q, o_{i,<t}",
     library="reasoning.grpo.objective:kl_estimate",
     code="k3 = ops.exp(-x) - 1 + x",

@@ -111,8 +111,8 @@ def residual(p, q):
 @equation(
     "V3:tile (section 3.3.2)",
     title="One scale for a tile",
-    latex=r"s = \frac{\max_i \abs{x_i}}{448} , q_i = \operatorname{E4M3}(\frac{x_i}{s}) , "
-    r"x_i ≈ q_i s",
+    latex=r"s = \frac{\max_i \abs{x_i}}{448} , \quad q_i = \operatorname{E4M3}(\frac{x_i}{s}) , "
+    r"\quad x_i ≈ q_i s",
     library="layers.fp8.tiles:tile_scale",
     code="s = xp.maximum(amax / format.max",
     note="Tiles: 1 × 128 for activations, 128 × 128 for weights. A tile of zeros has s = 1.",
@@ -125,12 +125,12 @@ def quantise(x):  # one tile, float32
 @equation(
     "V3:product (section 3.3.2)",
     title="A product of codes, scaled 128 terms at a time",
-    latex=r"C_{ij} = \sum_b s_{ib} s_{jb} \sum_{k ∈ b} q_{ik} q_{jk}",
+    latex=r"C_{ij} = \sum_b s_{ib}^A s_{jb}^B \sum_{k ∈ b} q_{ik}^A q_{jk}^B",
     library="layers.fp8.accumulation:scaled_product",
     code="partial = sums(",
-    note="b are blocks of 128; the inner sum is the tensor cores', the outer one float32's.",
+    note="Of A Bᵀ, in blocks b of 128. The inner sum is the tensor cores', the outer float32's.",
 )
-def scaled_product(q_a, s_a, q_b, s_b, i, j):
-    blocks = [slice(k, k + 128) for k in range(0, q_a.shape[1], 128)]
-    parts = [s_a[i, n] * s_b[j, n] * (q_a[i, b] @ q_b[j, b]) for n, b in enumerate(blocks)]
+def scaled_product(q_A, s_A, q_B, s_B, i, j):
+    blocks = [slice(k, k + 128) for k in range(0, q_A.shape[1], 128)]
+    parts = [s_A[i, n] * s_B[j, n] * (q_A[i, b] @ q_B[j, b]) for n, b in enumerate(blocks)]
     return sum(parts)

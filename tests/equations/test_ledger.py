@@ -20,7 +20,7 @@ ENTRIES = ledger()
 LAST = {"V2": 47, "V3": 28, "MOE": 17, "LFB": 5, "MATH": 4, "R1": 3}  # numbered equations there are
 CORE = set(
     "math mrow mi mn mo mtext mfrac msqrt msub msup msubsup munder mover munderover "
-    "mtable mtr mtd".split()
+    "mtable mtr mtd mspace".split()
 )
 COMMAND = re.compile(r"\\\\|\\([A-Za-z]+)")
 every_entry = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.id)
@@ -154,10 +154,12 @@ def test_mathml_is_well_formed_and_of_the_core(entry):
               "munderover": 3}  # fmt: skip
     for element in root.iter():
         assert element.tag in CORE
-        assert set(element.attrib) <= {"display", "style"}
+        assert set(element.attrib) <= {"display", "style", "displaystyle", "accent", "width"}
         assert len(element) == needed.get(element.tag, len(element))
         if element.tag in ("mi", "mn", "mo", "mtext"):
             assert element.text and not len(element)
+        elif element.tag == "mspace":
+            assert element.get("width") and not element.text
         else:
             assert len(element) and not (element.text or "").strip()
 
