@@ -31,7 +31,10 @@ from minideepseek.exercises.folder import MISSING, Folder, start
 from minideepseek.exercises.gradients import described
 
 CHAPTERS: dict[str, tuple[str, ...]] = {
-    "3 · Mixture of experts": ("choose_experts",),
+    "3 · Mixture of experts": (
+        "choose_experts", "keep_groups", "gate_weights", "routed_gates", "update_bias",
+        "route_batch", "balance_loss",
+    ),
 }  # fmt: skip
 
 ZOO = Catalogue("minideepseek.exercises.zoo", "bug", "zoo", CHAPTERS)
