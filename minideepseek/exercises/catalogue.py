@@ -88,6 +88,9 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
     "3 · Mixture of experts": (
         "gate_weights", "dispatch", "combine", "update_bias",
     ),
+    "4 · Two tokens ahead, and eight bits": (
+        "mtp_shift", "ceil_power_of_two", "straight_through",
+    ),
 }  # fmt: skip
 
 EXERCISES = Catalogue("minideepseek.exercises.problems", "exercise", "exercises", CHAPTERS)
