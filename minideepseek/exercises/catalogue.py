@@ -91,6 +91,9 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
     "4 · Two tokens ahead, and eight bits": (
         "mtp_shift", "ceil_power_of_two", "straight_through",
     ),
+    "Training": ("decontaminate",),
+    "5 · Reasoning": ("sequence_logprobs",),
+    "6 · GRPO": ("group_advantages", "clipped_objective", "k3", "loss_aggregation"),
 }  # fmt: skip
 
 EXERCISES = Catalogue("minideepseek.exercises.problems", "exercise", "exercises", CHAPTERS)
