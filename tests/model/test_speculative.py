@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from minideepseek.autograd.engine import no_grad, ops
 from minideepseek.errors import InputError
 from minideepseek.layers.moe import DeepSeekMoE
+from minideepseek.layers.mtp import MTPLayer
 from minideepseek.model import drafter, generate, speculative
 from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.generate import draw, probabilities, request
@@ -159,15 +160,20 @@ def test_the_strategies_reach_every_kind_of_round():
     assert set(seen) == {0, 1, 2, 3}, seen
 
 
-@given(deep, seeds, st.integers(1, 3))
-@settings(max_examples=20)
-def test_up_to_the_last_position(config, seed, drafts):
-    """Rows of different lengths whose drafts would reach beyond it."""
+short = {"max_position_embeddings": 24, "rope_scaling": None}
+
+
+@given(
+    st.integers(1, 3).flatmap(lambda d: configs(num_nextn_predict_layers=d, **short)), seeds,
+    st.integers(1, 4), st.sampled_from([0.2, 0.4]),
+)  # fmt: skip
+def test_up_to_the_last_position(config, seed, drafts, noise):
+    """The long row may be a token from its end while the short one has room for many drafts."""
     limit = config.max_position_embeddings
-    model, ids = rigged(config, seed, 0.1, 0.1), draw_ids(config, seed, 2, limit - 4)
-    options = {"lengths": [limit - 4, 5], "pad_token_id": 0}
-    out, _ = generate_speculative(model, ids, 4, draft_tokens=drafts, **options)
-    assert out.tolist() == generate.generate(model, ids, 4, **options).tolist()
+    model, ids = rigged(config, seed, noise, noise), draw_ids(config, seed, 3, limit - 8)
+    options = {"lengths": [limit - 8, 5, 3], "pad_token_id": 0}
+    out, _ = generate_speculative(model, ids, 8, draft_tokens=drafts, **options)
+    assert out.tolist() == generate.generate(model, ids, 8, **options).tolist()
 
 
 # ------------------------------------------------------------------------------------ the caches
@@ -179,7 +185,7 @@ class Watched(Speculation):
     checks = rejected = 0
 
     def _draft(self, h, fresh):
-        """Caches of the main model and its new states before drafting, the modules' after it."""
+        """Main caches and new states, the drafts, and the modules' caches after them."""
         layers, depth = self.model.mtp.layers, self.drafter.depth
         before = self.ends.copy()
         feed, laws = super()._draft(h, fresh)
@@ -195,6 +201,7 @@ class Watched(Speculation):
                     x = x[:, : embedded.shape[1]]
                     if x.shape[1]:
                         x, _ = layers[k].step(x, embedded, slots.layers[k])
+            assert feed[b, 1:].tolist() == slow_drafts(self.model, text[0], len(laws))
             new = fresh[b]
             assert relative(h[b, :new], states.data[0, n - 1 - new :]) < 1e-9
             for ours, theirs in zip(self.cache.layers, cache.layers, strict=True):
@@ -229,6 +236,27 @@ def test_prompts_shorter_than_the_modules_are_deep(lengths):
     config = DeepSeekV3Config.preset("nano", num_nextn_predict_layers=4)
     for seed in range(3):
         check_rounds(rigged(config, seed), seed, lengths, 4)
+
+
+def test_padding_is_drafted_by_no_expert(monkeypatch):
+    """Two experts for each slot that is new: as many as the row accepted, and one."""
+    model, ids, routed = rigged(NANO, 0), draw_ids(NANO, 0, 3, 5), []
+    step, fresh, draft = MTPLayer.step, [], Speculation._draft
+
+    def noted(self, h, embedded, *rest):
+        x, routing = step(self, h, embedded, *rest)
+        routed.append(sum(routing.counts))
+        return x, routing
+
+    def watched(self, h, new):
+        fresh.append(int(new.sum()))
+        return draft(self, h, new)
+
+    monkeypatch.setattr(MTPLayer, "step", noted)
+    monkeypatch.setattr(Speculation, "_draft", watched)
+    generate_speculative(model, ids, 9, draft_tokens=1, lengths=[5, 2, 4], pad_token_id=0)
+    together = routed[:4]  # with all rows, or two
+    assert together == [2 * n for n in fresh[: len(together)]] and together[0] == 2 * 11
 
 
 def test_rows_that_have_ended_leave_the_batch(monkeypatch):
