@@ -31,6 +31,11 @@ from minideepseek.exercises.folder import MISSING, Folder, start
 from minideepseek.exercises.gradients import described
 
 CHAPTERS: dict[str, tuple[str, ...]] = {
+    "0 · The engine and its optimiser": (
+        "adamw_step", "adam_direction", "clipped_step", "next_token_loss", "rms_norm",
+    ),
+    "1 · Attention": ("causal_attention", "cached_attention", "rotated", "turned_pairs"),
+    "2 · Latent attention": ("cache_entry", "rotated_keys", "latent_weights", "yarn_scale"),
     "3 · Mixture of experts": (
         "choose_experts", "keep_groups", "gate_weights", "routed_gates", "update_bias",
         "route_batch", "balance_loss",
