@@ -24,15 +24,13 @@ SIZES = ("full", "default", "quick")  # of a demo's run, the best first
 
 @dataclass
 class Beside:
-    """Of one page: (text, address) of what belongs to it; `commands` are demos without a page."""
+    """Of one page: (text, address) of what belongs to it."""
 
     chapter: list[Pair] = field(default_factory=list)
     demos: list[Pair] = field(default_factory=list)
     tests: list[Pair] = field(default_factory=list)
     exercises: list[Pair] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return any((self.chapter, self.demos, self.tests, self.exercises))
+    bugs: list[Pair] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,8 @@ def everything_beside(links: Links) -> Mapping[str, Beside]:
             solution = inspect.unwrap(catalogue.load(name).solutions[0])
             home, own = links.module(solution.__module__), links.pages[f"{kind}.{name}"]
             if home is not None:
-                found[home.name].exercises.append((catalogue.heading(name).title, own.url))
+                title = catalogue.heading(name).title
+                getattr(found[home.name], f"{kind}s").append((title, own.url))
                 found[own.name].chapter.append((home.title, home.url))
     for near in found.values():
         for name, pairs in vars(near).items():  # each address once, under its first text

@@ -20,7 +20,7 @@ from minideepseek.exercises.bugs import ZOO
 from minideepseek.exercises.catalogue import EXERCISES
 
 PACKAGE = Path(__file__).parent.parent
-CATALOGUES = {"exercise": EXERCISES, "bug": ZOO}  # kind of page → what a learner completes, one file each
+CATALOGUES = {"exercise": EXERCISES, "bug": ZOO}  # kind of page → what a learner completes
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -111,9 +111,10 @@ def _page(path: Path, root: Path, kind: str, up: str = "") -> Page:
 
 def members(folder: Path) -> list[str]:
     """The modules and folders of a package, sorted, without those of CATALOGUES."""
-    files = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
-    folders = [path.parent.name for path in folder.glob("*/__init__.py")]
-    return sorted({*files, *folders} - {c.package.rpartition(".")[2] for c in CATALOGUES.values()})
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    folders = {path.parent.name for path in folder.glob("*/__init__.py")}
+    learners = (catalogue.package.split(".")[-2:] for catalogue in CATALOGUES.values())
+    return sorted(files | folders - {name for up, name in learners if up == folder.name})
 
 
 def listed(folder: Path) -> list[str]:
