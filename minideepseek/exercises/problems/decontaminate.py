@@ -67,10 +67,14 @@ def _left(*calls):
             if not isinstance(found, tuple) or len(found) != 2:
                 return f"it returned {described(found)}, expected kept, removed"
             kept, removed = found
+            if not isinstance(kept, list) or not isinstance(removed, list):
+                return f"it returned {described(found)}, expected two lists"
             if not all(isinstance(document, corpus.Document) for document in kept):
                 return f"kept is {described(kept)}, expected documents"
+            if not all(isinstance(paragraph, str) for paragraph in removed):
+                return f"removed is {described(removed)}, expected paragraphs, strings"
             left = [corpus.Document(f"document {i}", t) for i, t in enumerate(want) if t]
-            if said := _differ(list(kept), left, documents):
+            if said := _differ(kept, left, documents):
                 return said
             gone = [p for text in texts for p in paragraphs(text)]
             for document in left:

@@ -1,4 +1,4 @@
-r"""Dispatch: tokens sorted by expert, and the way back  ★★★  25 minutes
+r"""Dispatch: sorted by expert, and back  ★★★  25 minutes
 
 N tokens go to K experts each, indices (N, K): P = N·K pairs (token, choice). Every expert is to
 multiply its tokens in one product, without padding and without dropping any. So the pairs are
@@ -97,8 +97,8 @@ def _form(found, indices, experts):
             return f"{name} is {described(x)}{kind}, expected integers {shape}"
         if x.shape != shape:
             return f"{name} has shape {x.shape}, want {shape}"
-    segments = list(segments)
-    if len(segments) != experts or not all(isinstance(s, slice) for s in segments):
+    slices = isinstance(segments, list | tuple) and all(isinstance(s, slice) for s in segments)
+    if not slices or len(segments) != experts:
         return f"segments are {described(segments)}, expected {experts} slices"
     return ""
 

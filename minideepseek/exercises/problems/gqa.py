@@ -1,4 +1,4 @@
-r"""Grouped-query attention: the sum over a group  ★★  8 minutes
+r"""Grouped queries: the sum over a group  ★★  8 minutes
 
 What a decoder keeps of every past token is keys and values. Grouped-query attention (Ainslie et al.
 2023) makes fewer of them: n_g heads for keys and values, n_h for queries, and the n_h / n_g query

@@ -1,4 +1,4 @@
-r"""Multi-token prediction: which state, which embedding, which target  ★★  15 minutes
+r"""The shift of multi-token prediction  ★★  15 minutes
 
 The main model reads x₀ … x_{N−2} and predicts the next token x_{t+1} at every position t. Module k
 of D predicts the token k further on, at the same position, with what is known by then (V3 §2.2):
@@ -103,8 +103,9 @@ def _inputs(depths):
     def holds(mtp_shift):
         watched = _Watched(depths)
         watched.run(mtp_shift)
-        if [k for k, *_ in watched.calls] != list(range(1, depths + 1)):
-            return f"modules {[k for k, *_ in watched.calls]} were called, want 1 to {depths}"
+        called, want = [k for k, *_ in watched.calls], list(range(1, depths + 1))
+        if called != want:
+            return f"the modules called are {called}, want {want}"
         for k, h, embedded in watched.calls:
             slots, before = _N - 1 - k, "⁰¹²³"[k - 1]
             for name, x in (("states", h), ("embeddings", embedded)):
@@ -115,9 +116,9 @@ def _inputs(depths):
                     return f"module {k} gets {many} of {_N} tokens, want {slots} slots"
             for t in range(slots):
                 got = watched.whose(h.data[0, t]), watched.whose(embedded.data[0, t])
-                want = f"h{before}_{t}", f"Emb(x_{t + k})"
-                if got != want:
-                    return f"module {k} gets {', '.join(got)} at t = {t}, want {', '.join(want)}"
+                due = f"h{before}_{t}", f"Emb(x_{t + k})"
+                if got != due:
+                    return f"module {k} gets {', '.join(got)} at t = {t}, want {', '.join(due)}"
         return ""
 
     return holds
