@@ -206,7 +206,7 @@ def growing(
     for size in sizes:
         model = size.model()
         times = pass_times(model, context, turns)
-        new = max(12, min(128, int(0.7 / times["main"][0])))
+        new = max(12, min(128, int(0.5 / times["main"][0])))
         measured: dict[int, float] = {}
         for k, share in shares.items():
             with accepting(share):

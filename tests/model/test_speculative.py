@@ -120,7 +120,7 @@ def test_greedy_is_plain_greedy(config, seed, lengths, drafts, steps, strength, 
 
 
 @given(deep, seeds, st.integers(1, 6), st.integers(1, 12), st.sampled_from([0.0, 0.2, 1.0]))
-@settings(max_examples=80)
+@settings(max_examples=40)
 def test_every_draft_is_what_modules_that_read_all_anew_would_draft(
     config, seed, drafts, steps, noise
 ):
