@@ -57,21 +57,25 @@ def _definition(node: ast.FunctionDef | ast.ClassDef, kind: str, before: str = "
     return Definition(before + node.name, node.lineno, kind, text)
 
 
+class Defined(dict[str, dict[str, Definition]]):
+    """page name → name → definition; a file is read when it is asked for."""
+
+    def __init__(self, pages: Mapping[str, Page]) -> None:
+        self.pages = pages
+
+    def __missing__(self, name: str) -> dict[str, Definition]:
+        self[name] = {d.name: d for d in definitions(self.pages[name].tree)}
+        return self[name]
+
+
 class Links:
     """Addresses of everything that can be pointed at. equations: key ("V2:9") → address."""
 
     def __init__(self, pages: Sequence[Page], equations: Mapping[str, str] | None = None) -> None:
         self.pages = {page.name: page for page in pages}
         self.by_path = {page.path: page for page in pages if page.kind not in CATALOGUES}
-        self.equations = equations or {}
+        self.equations, self.defined = equations or {}, Defined(self.pages)
         self._imported: dict[str, dict[str, str]] = {}
-
-    @cached_property
-    def defined(self) -> dict[str, dict[str, Definition]]:
-        """page name → name → definition."""
-        return {
-            name: {d.name: d for d in definitions(page.tree)} for name, page in self.pages.items()
-        }
 
     @cached_property
     def primitives(self) -> dict[str, str]:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from minideepseek.exercises.bugs import ZOO
@@ -39,12 +40,14 @@ class Page:
     source: str
     kind: str
     up: str = ""
-    docstring: str = field(init=False)
-    tree: ast.Module = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tree", ast.parse(self.source))
-        object.__setattr__(self, "docstring", docstring_of(self.tree))
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.source)
+
+    @cached_property
+    def docstring(self) -> str:
+        return docstring_of(self.tree)
 
     @property
     def url(self) -> str:

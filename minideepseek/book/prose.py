@@ -121,12 +121,15 @@ def _parser(page: Page, links: Links) -> Any:
 
 
 def _rules(page: Page, links: Links) -> dict[str, Callable[..., str]]:
+    headings: list[str] = []  # the one that is open: it is a link, and links do not nest
+
     def text(renderer: Any, tokens: Any, i: int, *_: Any) -> str:
-        return linked(tokens[i].content, page, links, scripts)
+        inner = tokens[i].content
+        return scripts(inner) if headings else linked(inner, page, links, scripts)
 
     def code(renderer: Any, tokens: Any, i: int, *_: Any) -> str:
         inner = tokens[i].content
-        url = links.code(inner, page)
+        url = None if headings else links.code(inner, page)
         html = f"<code>{escape(inner)}</code>"
         return f'<a href="{url}">{html}</a>' if url else html
 
@@ -138,9 +141,11 @@ def _rules(page: Page, links: Links) -> dict[str, Callable[..., str]]:
 
     def heading(renderer: Any, tokens: Any, i: int, *_: Any) -> str:
         name = anchor(tokens[i + 1].content)
+        headings.append(name)
         return f'<h2 id="{name}"><a class="here" href="#{name}">'
 
     def end(*_: Any) -> str:
+        headings.pop()
         return "</a></h2>\n"
 
     names = ("text", "code_inline", "fence", "heading_open", "heading_close")
@@ -178,7 +183,7 @@ def block_html(block: str, page: Page, links: Links) -> str:
     """An indented block: cells for its letters, links for citations and for files it lists."""
     lines = []
     for line in block.rstrip("\n").split("\n"):
-        listed = re.match(r" *([a-z_0-9]+)/?(?=  +\S)", line)
+        listed = re.match(r" *([a-z_0-9]+)/?(?= +\S)", line)
         url = links.file(f"{listed[1]}.py", page) or links.file(listed[1], page) if listed else None
         if listed and url and "#" not in url and page.kind == "part":
             name = line[: listed.end()].lstrip()

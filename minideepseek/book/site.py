@@ -163,7 +163,10 @@ class Site:
             first=first,
             equations=ledger.PAGE,
             figures=figures,
-            parts=[{"page": part, "pages": self._inside(part)} for part in self._parts],
+            parts=[
+                {"page": part, "pages": self._inside(part)}
+                for part in [*self._parts[1:], self._parts[0]]  # the package's own files last
+            ],
         )
 
     def overview(self, kind: str, title: str) -> str:
@@ -272,10 +275,12 @@ class Site:
     ) -> str:
         script = _asset("moving.js") if moving else script
         before = after = None
-        if here in self.read:
-            at = self.read.index(here)
-            before = self.read[at - 1] if at else None
-            after = self.read[at + 1] if at + 1 < len(self.read) else None
+        if here is not None:
+            others = [page for page in self.pages if page.kind == here.kind]
+            row = self.read if here in self.read else others
+            at = row.index(here)
+            before = row[at - 1] if at else None
+            after = row[at + 1] if at + 1 < len(row) else None
         return self.templates.get_template(template).render(
             title=title,
             policy=_policy(script),

@@ -27,6 +27,8 @@ class _Reader(HTMLParser):
         self.found, self.open = Found(), []
 
     def handle_starttag(self, tag, attrs):
+        if tag == "a" and "a" in self.open:
+            self.found.unbalanced.append(f"a link in a link at {self.getpos()}")
         if tag not in VOID:
             self.open.append(tag)
         for name, value in attrs:

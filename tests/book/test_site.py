@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -52,7 +53,8 @@ def test_a_second_book_replaces_the_first_and_keeps_what_is_not_its_own(
     site, tmp_path, monkeypatch
 ):
     def written(*names):
-        monkeypatch.setattr(site_module.Site, "files", lambda _: ((n, f"{n}·") for n in names))
+        files = [(name, f"{name}·") for name in names]
+        monkeypatch.setattr(site_module, "Site", lambda _: SimpleNamespace(files=lambda: files))
         return write_book(tmp_path / "book")
 
     assert written("book.css", "old.html", "both.html").pages == 2
