@@ -31,7 +31,7 @@ from minideepseek.exercises.folder import MISSING, Folder, start
 from minideepseek.exercises.gradients import described
 
 CHAPTERS: dict[str, tuple[str, ...]] = {
-    "0 · The engine and its optimiser": (
+    "0 · Engine and training": (
         "adamw_step", "adam_direction", "clipped_step", "next_token_loss", "rms_norm",
     ),
     "1 · Attention": ("causal_attention", "cached_attention", "rotated", "turned_pairs"),
@@ -39,6 +39,10 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
     "3 · Mixture of experts": (
         "choose_experts", "keep_groups", "gate_weights", "routed_gates", "update_bias",
         "route_batch", "balance_loss",
+    ),
+    "4 · Two tokens ahead, and eight bits": (
+        "mtp_losses", "joined", "accepted", "after_refusal", "speculative_round", "fp8_rows",
+        "to_e4m3", "fp8_activations", "dequantised",
     ),
 }  # fmt: skip
 

@@ -1,8 +1,9 @@
 r"""The latent that listens to the key  ★★  10 minutes
 
 Latent attention trains, and its cache has the promised size. Next to another implementation with
-the same weights it is off from the first layer on, in every number, and none is wildly wrong. Making the rotary key's weights larger makes all values of the layer
-smaller, though values have nothing to do with positions.
+the same weights it is off from the first layer on, in every number, and none is wildly wrong.
+Making the rotary key's weights larger makes all values of the layer smaller, though values have
+nothing to do with positions.
 
 In the wild: two things come out of one projection, and what was meant for one was done to both.
 """
