@@ -241,7 +241,7 @@ def cells(rows: list[Settings]) -> tuple[list[str], list[list[str]]]:
     for row in rows:
         name = "greedy" if row["temperature"] == 0 else f"τ = {row['temperature']}"
         lines.append([
-            f"{name}, {row['new']} bytes, {row['drafts']} drafts", f"{row['acceptance']:.1%}",
+            f"{name}, {row['new']} bytes, {row['drafts']} draft{'s'[: row['drafts'] - 1]}", f"{row['acceptance']:.1%}",
             " ".join(f"{share:.0%}" for share in row["by position"]), f"{row['tokens']:.2f}",
             "–" if row["same"] is None else f"{row['same']} of {row['rows']}",
         ])  # fmt: skip
@@ -286,7 +286,10 @@ def main(arguments: list[str] | None = None) -> None:
     html = f"<p>{escape(facts)}</p>{table(head[1:], lines)}"
     html += "<h2>What it shows</h2><ul>" + "".join(f"<li>{escape(s)}</li>" for s in said) + "</ul>"
     grown_head, grown_lines = grown_cells(grown)
-    html += f"<h2>From which size on it pays</h2>{table(grown_head[1:], grown_lines)}"
+    costs = [line[:4] for line in grown_lines]
+    html += f"<h2>From which size on it pays</h2>{table(grown_head[1:4], costs)}"
+    speedups = [[line[0], *line[4:]] for line in grown_lines]
+    html += f"<p></p>{table(grown_head[4:], speedups)}"
     html += f"<h2>Draft by draft</h2><p>Greedy, then at temperature 1.</p>{KEY}"
     for temperature in (0.0, 1.0):
         html += drafted_text(model, prompts[0], min(scale.new * 3, 240), temperature) + "<p></p>"

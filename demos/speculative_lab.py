@@ -235,7 +235,7 @@ def break_even(grown: list[dict[str, Any]], k: int) -> str:
     tail = f" Without experts in the main model: {dense}." if dense else ""
     if first is None:
         return (
-            f"they pay at no size up to {experts[-1]['size']} for sure (most: "
+            f"they pay from no size on, up to {experts[-1]['size']} (most: "
             f"{best['measured'][k]:.2f} × at {best['size']}).{tail}"
         )
     row = experts[first]
