@@ -183,28 +183,29 @@ def answer(holds: bool) -> str:
     return "reached" if holds else "NOT reached"
 
 
+def greedy_sentence(rows: dict[int, Settings]) -> str:
+    """The targets beside greedy rows by their number of drafts."""
+    one = rows[1]
+    share = one["acceptance"]
+    tokens = "; ".join(
+        f"with {k} draft{'s'[: k - 1]} {target} tokens a pass: "
+        f"{answer(rows[k]['tokens'] >= target)} ({rows[k]['tokens']:.2f})"
+        for k, target in TARGETS.items()
+    )
+    return (
+        f"greedy, the first {one['new']} bytes: at least {GREEDY_TARGET:.0%} of single drafts "
+        f"accepted: {answer(share >= GREEDY_TARGET)} ({share:.1%} of {one['drafted']:,}; batches "
+        f"{one['least']:.0%} to {one['most']:.0%}); {tokens}."
+    )
+
+
 def findings(
     rows: list[Settings], text: Settings, speed: list[float], grown: list[Settings]
 ) -> list[str]:
     """Targets and what the numbers say."""
     short = rows[0]["new"]
     by = {(row["temperature"], row["drafts"], row["new"] == short): row for row in rows}
-    said = []
-    for first in (True, False):
-        one = by[0.0, 1, first]
-        where = f"the first {short} bytes" if first else f"{one['new']} bytes"
-        said.append(
-            f"greedy, {where}: at least {GREEDY_TARGET:.0%} of single drafts accepted: "
-            f"{answer(one['acceptance'] >= GREEDY_TARGET)} ({one['acceptance']:.1%} of "
-            f"{one['drafted']:,}; batches {one['least']:.0%} to {one['most']:.0%}); "
-            + "; ".join(
-                f"with {k} draft{'s'[: k - 1]} {target} tokens a pass: "
-                f"{answer(by[0.0, k, first]['tokens'] >= target)} "
-                f"({by[0.0, k, first]['tokens']:.2f})"
-                for k, target in TARGETS.items()
-            )
-            + "."
-        )
+    said = [greedy_sentence({k: by[0.0, k, first] for k in (1, 2)}) for first in (True, False)]
     long = by[0.0, 1, False]
     said.append(f"{long['loops']} of {long['rows']} greedy texts end in a loop.")
     said.append(
@@ -234,18 +235,34 @@ def findings(
 # ------------------------------------------------------------------------------------ the page
 
 
-def cells(rows: list[Settings]) -> tuple[list[str], list[list[str]]]:
+HEAD = ["", "accepted", "by position", "tokens/pass", "same"]
+
+
+def cells(rows: list[Settings]) -> list[list[str]]:
     """The table of acceptance."""
-    head = ["", "accepted", "by position", "tokens/pass", "same"]
     lines = []
     for row in rows:
         name = "greedy" if row["temperature"] == 0 else f"τ = {row['temperature']}"
         lines.append([
-            f"{name}, {row['new']} bytes, {row['drafts']} draft{'s'[: row['drafts'] - 1]}", f"{row['acceptance']:.1%}",
+            f"{name}, {row['new']} bytes, {row['drafts']} draft{'s'[: row['drafts'] - 1]}",
+            f"{row['acceptance']:.1%}",
             " ".join(f"{share:.0%}" for share in row["by position"]), f"{row['tokens']:.2f}",
             "–" if row["same"] is None else f"{row['same']} of {row['rows']}",
         ])  # fmt: skip
-    return head, lines
+    return lines
+
+
+def body(
+    facts: str, lines: list[list[str]], grown: list[Settings], said: list[str], texts: list[str]
+) -> str:
+    """The HTML of the page."""
+    head, rows = grown_cells(grown)
+    html = f"<p>{escape(facts)}</p>{table(HEAD[1:], lines)}<h2>What it shows</h2><ul>"
+    html += "".join(f"<li>{escape(s)}</li>" for s in said)
+    html += f"</ul><h2>From which size on it pays</h2>{table(head[1:4], [r[:4] for r in rows])}"
+    html += f"<p></p>{table(head[4:], [[r[0], *r[4:]] for r in rows])}"
+    html += f"<h2>Draft by draft</h2><p>Greedy, then at temperature 1.</p>{KEY}"
+    return html + "<p></p>".join(texts)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -255,7 +272,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     set_threads(options.threads)
     kind, out = chosen(options, "speculative")
-    scale, corpus = {"full": FULL, "quick": QUICK, "default": Scale()}[kind], None
+    scale = {"full": FULL, "quick": QUICK, "default": Scale()}[kind]
     corpus = prepare_corpus(docstring_corpus())
     if options.model:
         model, facts = loaded(options.model)
@@ -271,8 +288,8 @@ def main(arguments: list[str] | None = None) -> None:
     beside = along(model, prompts_of(text, scale.places // 2, scale.length))
     prompts = prompts_of(text, scale.prompts, length)
     facts += f"; prompts of {length} bytes: {scale.places} for short texts, {len(prompts)} for long"
-    head, lines = cells(rows)
-    print(f"\n{text_table(head, lines)}\n", flush=True)
+    lines = cells(rows)
+    print(f"\n{text_table(HEAD, lines)}\n", flush=True)
     speed = speeds(model, prompts, scale)
     shares = {r["drafts"]: r["by position"] for r in rows[: len(scale.drafts)]}
     both = {k: shares[k] for k in (1, 2)}
@@ -280,21 +297,12 @@ def main(arguments: list[str] | None = None) -> None:
     said = findings(rows, beside, speed, grown)
     print(f"\n{text_table(*grown_cells(grown))}\n\n" + "\n".join(said))
     print(f"\nmeasuring took {time.perf_counter() - began:.0f} s")
+    found = {"acceptance": rows, "along": beside, "speed": speed, "sizes": grown}
     with atomic_write(out / "results.json", "w") as file:
-        found = {"acceptance": rows, "along": beside, "speed": speed, "sizes": grown}
         json.dump({"facts": facts, "findings": said, "scale": asdict(scale)} | found, file)
-    html = f"<p>{escape(facts)}</p>{table(head[1:], lines)}"
-    html += "<h2>What it shows</h2><ul>" + "".join(f"<li>{escape(s)}</li>" for s in said) + "</ul>"
-    grown_head, grown_lines = grown_cells(grown)
-    costs = [line[:4] for line in grown_lines]
-    html += f"<h2>From which size on it pays</h2>{table(grown_head[1:4], costs)}"
-    speedups = [[line[0], *line[4:]] for line in grown_lines]
-    html += f"<p></p>{table(grown_head[4:], speedups)}"
-    html += f"<h2>Draft by draft</h2><p>Greedy, then at temperature 1.</p>{KEY}"
-    for temperature in (0.0, 1.0):
-        html += drafted_text(model, prompts[0], min(scale.new * 3, 240), temperature) + "<p></p>"
+    texts = [drafted_text(model, prompts[0], min(3 * scale.new, 240), t) for t in (0.0, 1.0)]
     with atomic_write(out / "speculative.html", "w") as file:
-        file.write(page("Drafts, and what becomes of them", html))
+        file.write(page("Drafts, and what becomes of them", body(facts, lines, grown, said, texts)))
     print(f"{out / 'speculative.html'} and results.json")
 
 
