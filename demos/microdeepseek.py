@@ -15,9 +15,8 @@ on the way what it would write. The whole architecture is here, only small:
     P(x_{t+2}) = softmax(Head norm Layer h′)
 
 How to read it. A @primitive returns a value and `back`, which turns g, the gradient of the loss by
-the value, into the gradients by the arguments; the formula stands beside it. Each call is noted on
-a tape. `backward` walks the tape from its end, and where an array was used twice it adds what comes
-back. That is all of backpropagation: the model below needs no line for it.
+the value, into those by the arguments; its formula stands beside it. Calls are noted on a tape, and
+`backward` walks it from the end, adding up where an array was used twice. That is all there is.
 
 Where to go next, each with its theory: minideepseek/autograd/engine.py, the same idea grown up;
 layers/mla.py, moe.py and mtp.py; training/optim.py. With the same weights the library has the same
@@ -27,17 +26,19 @@ import argparse
 import ast
 import bz2
 import math
+import os
 import sysconfig
 import time
 import zlib
 from pathlib import Path
 
-import numpy as np
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for matrices so small, threads only wait
+import numpy as np  # noqa: E402
 
-LAYERS, WIDTH, LATENT = 2, 96, 48  # the MTP module has one layer more; the latent is MLA's
-HEADS, CONTENT, ROTATED, VALUE = 4, 24, 16, 24  # the last three: widths in a head
+LAYERS, WIDTH, LATENT = 2, 64, 32  # the MTP module has one layer more; the latent is MLA's
+HEADS, CONTENT, ROTATED, VALUE = 4, 16, 16, 16  # the last three: widths in a head
 EXPERTS, TOP_K, EXPERT_WIDTH, FACTOR = 8, 2, 64, 1.0  # FACTOR multiplies the gates; V3: 2.5
-CONTEXT, BATCH, STEPS, WARMUP, RATE = 64, 8, 1600, 40, 4e-3
+CONTEXT, BATCH, STEPS, WARMUP, RATE = 64, 8, 2400, 40, 4e-3
 BETAS, DECAY, CLIP, MTP_WEIGHT, BIAS_STEP = (0.9, 0.95), 0.1, 1.0, 0.3, 0.01  # the last: λ, γ
 EPS, THETA, TEMPERATURE, ONE_HOT = 1e-6, 10000.0, 0.7, np.eye(256, dtype=np.float32)
 
