@@ -174,6 +174,29 @@ def test_what_the_notation_does_not_have_is_refused(source):
         notation.read(source)
 
 
+def test_mathml_in_small():
+    thin = '<mspace width="0.17em"></mspace>'
+
+    def cell(letter):
+        return f'<mtd style="text-align:left"><mi>{letter}</mi></mtd>'
+
+    said = {
+        r"x_i^2": "<msubsup><mi>x</mi><mi>i</mi><mn>2</mn></msubsup>",
+        r"h′_i": "<msubsup><mi>h</mi><mi>i</mi><mo>′</mo></msubsup>",
+        r"\sum_i^n": "<munderover><mo>∑</mo><mi>i</mi><mi>n</mi></munderover>",
+        r"\frac{a}{b}": "<mfrac><mi>a</mi><mi>b</mi></mfrac>",
+        r"\abs{a}": "<mrow><mo>|</mo><mi>a</mi><mo>|</mo></mrow>",
+        r"a < b": "<mrow><mi>a</mi><mo>&lt;</mo><mi>b</mi></mrow>",
+        r"c \ln x": f"<mrow><mi>c</mi>{thin}<mi>ln</mi>{thin}<mi>x</mi></mrow>",
+        r"\ln (x)": "<mrow><mi>ln</mi><mrow><mo>(</mo><mi>x</mi><mo>)</mo></mrow></mrow>",
+        r"\hat{a}": '<mover accent="true"><mi>a</mi><mo>^</mo></mover>',
+        r"\cases{a & b \\ c & d}": "<mrow><mo>{</mo><mtable>"
+        f"<mtr>{cell('a')}{cell('b')}</mtr><mtr>{cell('c')}{cell('d')}</mtr></mtable></mrow>",
+    }
+    found = {source: notation.mathml(notation.read(source)) for source in said}
+    assert found == {s: f'<math display="block">{inside}</math>' for s, inside in said.items()}
+
+
 def test_text_in_small():
     said = {
         r"a - b": "a − b",
