@@ -8,8 +8,6 @@ import pytest
 
 from tests.training.browser import CHROMIUM, Browser
 
-from .test_site import book, pages  # noqa: F401
-
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs {CHROMIUM}"),
@@ -28,7 +26,7 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture
-def visit(browser, book):  # noqa: F811
+def visit(browser, book):
     def visit(name, width=1280, dark=False, **media):
         browser.show(width, dark)
         if media:
@@ -41,7 +39,7 @@ def visit(browser, book):  # noqa: F811
     return visit
 
 
-def quiet(browser, book):  # noqa: F811
+def quiet(browser, book):
     """No message, no error, and nothing asked for but the page and its style."""
     kinds = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
     assert [event for event in browser.events if event["method"] in kinds] == []
@@ -53,7 +51,7 @@ def quiet(browser, book):  # noqa: F811
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_a_page_is_quiet_and_fits(visit, book, name, width):  # noqa: F811
+def test_a_page_is_quiet_and_fits(visit, book, name, width):
     for dark in (False, True):
         browser = visit(name, width, dark)
         assert browser.value("document.documentElement.scrollWidth") == width
@@ -177,7 +175,7 @@ def test_a_page_is_complete_without_its_script(visit, browser, name):
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
 
 
-def test_search_finds_names_and_headings(visit, browser, book):  # noqa: F811
+def test_search_finds_names_and_headings(visit, browser, book):
     visit("names")
     shown = "[...document.querySelectorAll('.index li:not([hidden]) a')].map(a => a.textContent)"
     for words, wanted in (

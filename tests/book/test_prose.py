@@ -96,6 +96,10 @@ def test_cells_change_no_letter_and_hold_all_beyond_ascii(text):
     assert marks.sub("", outside).isascii()
 
 
+def test_a_mark_shares_the_cell_of_its_letter():
+    assert prose.cells("q\u0303ᵢ ≤ x̂") == "<i>q\u0303</i><i>ᵢ</i> <i>≤</i> <i>x\u0302</i>"
+
+
 @pytest.mark.parametrize(
     "text, html",
     [

@@ -14,21 +14,6 @@ from minideepseek.errors import InputError
 from .checker import dead, read
 
 
-@pytest.fixture(scope="session")
-def book(site, tmp_path_factory):
-    """A written book, and the seconds that it took."""
-    import time
-
-    began = time.process_time()
-    found = write_book(tmp_path_factory.mktemp("books") / "book")
-    return found, time.process_time() - began
-
-
-@pytest.fixture(scope="session")
-def pages(book):
-    return {path.name: path.read_text() for path in book[0].path.glob("*.html")}
-
-
 def test_a_missing_library_is_said_in_one_sentence(tmp_path, monkeypatch, capsys):
     find = importlib.util.find_spec
     gone = {"jinja2", "markdown_it"}
