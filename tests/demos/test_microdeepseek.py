@@ -220,7 +220,7 @@ def test_the_default_model_is_the_librarys_in_shape():
     for part in ours.values():
         for name, a in part.items():
             spread = a.shape[-1] ** -0.5 if a.ndim > 1 else 0
-            assert a.std() == pytest.approx(spread, rel=0.1), name
+            assert abs(a.std() / spread - 1 if spread else a.std()) < 5 * (2 * a.size) ** -0.5, name
             assert spread or set(a.tolist()) == {0.0 if name == "bias" else 1.0}
 
 
