@@ -7,8 +7,8 @@ BF16 bytes per token over its 61 layers (chapter 1 for the first three):
 
     MHA      n_h (d_h + d_v)    128 · 256    32,768    3,997,696    57 times MLA's
     GQA-8      8 (d_h + d_v)      8 · 256     2,048      249,856    3.6 times MLA's
-    MQA           d_h + d_v             256      256       31,232    MLA's is 2.25 times larger
-    MLA         d_c + d_h^R        512 + 64      576       70,272
+    MQA            d_h + d_v          256       256       31,232    MLA's is 2.25 times larger
+    MLA          d_c + d_h^R     512 + 64       576       70,272
 
 MLA is not the smallest: it needs the room of a GQA with 2.25 groups. What it buys with it is that
 every head reads the vector through matrices of its own. (`minideepseek info --preset v3` counts the
