@@ -44,6 +44,11 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "mtp_losses", "joined", "accepted", "after_refusal", "speculative_round", "fp8_rows",
         "to_e4m3", "fp8_activations", "dequantised",
     ),
+    "5 · Reasoning": ("well_formed", "reaches", "split_texts", "pass_at_k"),
+    "6 · GRPO": (
+        "completion_mask", "advantages", "group_baseline", "first_update", "clipped", "token_mean",
+        "kl_penalty",
+    ),
 }  # fmt: skip
 
 ZOO = Catalogue("minideepseek.exercises.zoo", "bug", "zoo", CHAPTERS)

@@ -1,6 +1,7 @@
 """Every bug looks right and fails its property, the library has it, and so has the mended copy."""
 
 import ast
+import os
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from minideepseek.cli import main
+from minideepseek.exercises import examine as processes
 from minideepseek.exercises import zoo
 from minideepseek.exercises.bugs import ZOO, looks_right, symptom, told
 from minideepseek.exercises.catalogue import CUT
@@ -82,12 +84,15 @@ def test_the_file_of_a_bug(name):
     assert len(ast.get_docstring(functions[name])) > 30, "says what is right"
 
 
+NAMING = r"https?:|www\.|github|gitlab|(?<!pass)@|et al|\b\w+/\w+\.py"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_nobody_is_named(name):
     """Neither a person nor a repository, and no path into the library above the line."""
     texts = [ast.get_docstring(node) or "" for node in _documented(ZOO.source(name))]
     for text in [*texts, *BUGS[name].hints, BUGS[name].story]:
-        assert not re.search(r"https?:|www\.|github|gitlab|@|et al|\b\w+/\w+\.py", text), text
+        assert not re.search(NAMING, text), text
     assert "minideepseek.layers" not in ZOO.skeleton(name)
 
 
@@ -127,9 +132,16 @@ def test_told():
 # -------------------------------------------------------------------------------- the command line
 
 
+def checked_here(name, path, catalogue):
+    """check_file without a process of its own, which test_examine.py is about."""
+    return examine(catalogue.load(name), name, path), ""
+
+
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    monkeypatch.setattr(processes, "check_file", checked_here)
 
     def run(*arguments):
         code = main(["zoo", *arguments])
@@ -168,6 +180,13 @@ def test_a_visit(command, tmp_path):
     assert command("list")[1].startswith(f"my_zoo: 1 of {len(NAMES)} solved\n")
     file.unlink()
     assert "   missing " in command("list")[1]
+
+
+def test_a_copy_is_checked_in_a_process_of_its_own(tmp_path):
+    file = tmp_path / "choose_experts.py"
+    file.write_text(ZOO.skeleton("choose_experts") + "print('hullo')\n", "utf-8")
+    lines, printed = processes.check_file("choose_experts", str(file), ZOO)
+    assert lines == judged("choose_experts", tmp_path) and printed == "hullo\n"
 
 
 def test_hints_and_what_cannot_be_used(command):
