@@ -161,6 +161,7 @@ class Site:
             "Contents",
             lead=lead,
             first=first,
+            front=self.links.pages.get("demos.microdeepseek"),
             equations=ledger.PAGE,
             figures=figures,
             parts=[

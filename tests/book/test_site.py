@@ -99,6 +99,13 @@ def test_every_link_and_anchor_resolves(pages):
 
 
 @pytest.mark.slow
+def test_without_demos_and_tests_as_in_a_wheel_no_link_is_dead(site):
+    read_alone = [page for page in site.pages if page.kind not in ("demo", "test")]
+    smaller = site_module.Site(pages=read_alone)
+    assert list(dead(dict(smaller.files()))) == []
+
+
+@pytest.mark.slow
 def test_every_page_is_whole_and_fetches_its_style_alone(pages):
     for name, html in pages.items():
         found = read(html)
