@@ -49,7 +49,8 @@ def _of_the_library(project):
             qk_nope_head_dim=2, v_head_dim=2, qk_rope_head_dim=len(w) - len(weight),
             rng=Init(np.random.default_rng(0), 0.5, np.float64),
         )  # fmt: skip
-        layer.rotary = SimpleNamespace(interleaved=True, tables=lambda *where: (cos, sin))
+        table = SimpleNamespace(interleaved=True, tables=lambda *where: (cos, sin))
+        vars(layer)["rotary"] = table
         layer.kv_a_proj_with_mqa.weight.data[...] = w
         layer.kv_a_layernorm.weight.data[...] = weight
         _, latent, key = project(layer, Tensor(x), 0)

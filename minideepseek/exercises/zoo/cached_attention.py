@@ -26,6 +26,8 @@ def cached_attention(q, k, v):
 
 # ------------------------------------------------------------------------------------- not copied
 
+from inspect import unwrap
+
 from minideepseek.autograd import attention, reference
 from minideepseek.exercises.adapted import placed
 from minideepseek.exercises.bugs import Bug, looks_right, told
@@ -49,7 +51,7 @@ def _inputs(s=5):
 
 def _prompt(cached_attention):
     q, k, v = _inputs()
-    want = _of_the_library(attention.attention.__wrapped__)(q, k, v)
+    want = _of_the_library(unwrap(attention.attention))(q, k, v)
     return compare(cached_attention(q, k, v), want, "y of a whole prompt")
 
 

@@ -70,7 +70,7 @@ STORY = """\
 The baseline is what was to be expected of an answer, and that depends on the question. With the
 mean of the batch the answers to an easy question are made likelier on the whole, those to a hard
 one rarer: a pull that comes from how difficult questions are, which no answer can change, and it
-makes whatever the policy does on hard ones less likely. The mean of a group takes it out exactly."""
+makes whatever the policy does on hard ones less likely. A group's mean takes it out exactly."""
 
 EXERCISE = Bug(
     solutions=(group_advantages,),

@@ -25,6 +25,8 @@ def latent_weights(q_nope, q_rope, k_nope, k_rope):
 
 # ------------------------------------------------------------------------------------- not copied
 
+from inspect import unwrap
+
 from minideepseek.autograd import attention
 from minideepseek.exercises.adapted import placed
 from minideepseek.exercises.bugs import Bug, looks_right, told
@@ -68,7 +70,7 @@ def _cuts(latent_weights):
 
 
 def _value(latent_weights):
-    want = _of_the_library(attention.attention.__wrapped__)(*_cut(4))
+    want = _of_the_library(unwrap(attention.attention))(*_cut(4))
     return compare(latent_weights(*_cut(4)), want, "the weights")
 
 

@@ -25,6 +25,8 @@ def rotated(x, theta=10000.0):
 
 # ------------------------------------------------------------------------------------- not copied
 
+from inspect import unwrap
+
 from minideepseek.autograd import fused
 from minideepseek.exercises.adapted import placed
 from minideepseek.exercises.bugs import Bug, looks_right
@@ -77,7 +79,7 @@ def _heads(rotated):
 
 
 def _value(rotated):
-    return compare(rotated(_x()), _of_the_library(fused.rope.__wrapped__)(_x()), "y")
+    return compare(rotated(_x()), _of_the_library(unwrap(fused.rope))(_x()), "y")
 
 
 STORY = """\

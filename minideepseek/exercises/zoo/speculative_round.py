@@ -18,7 +18,7 @@ def speculative_round(p, q, drafts, uniforms, draw):
     draw(law) draws a token. Drafts are taken up to the first that is refused; it is replaced by one
     of the residual law. Behind K accepted ones the pass has one law more.
     """
-    written = []
+    written: list[int] = []
     for j, token in enumerate(drafts):
         if uniforms[j] * q[j, token] >= p[j, token]:
             rest = np.maximum(p[j] - q[j], 0)
@@ -30,6 +30,7 @@ def speculative_round(p, q, drafts, uniforms, draw):
 # ------------------------------------------------------------------------------------- not copied
 
 from types import SimpleNamespace
+from typing import Any
 
 from minideepseek.exercises.adapted import placed
 from minideepseek.exercises.bugs import Bug, looks_right, told
@@ -39,7 +40,7 @@ from minideepseek.model import generate, speculative
 
 
 def _draw(law):
-    half = SimpleNamespace(random=lambda shape: np.full(shape, 0.5))
+    half: Any = SimpleNamespace(random=lambda shape: np.full(shape, 0.5))
     return int(generate.draw(law[None], half)[0])
 
 
