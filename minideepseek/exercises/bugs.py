@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from minideepseek.autograd.engine import Tensor
 from minideepseek.exercises.catalogue import Catalogue
 from minideepseek.exercises.exercise import Exercise
 from minideepseek.exercises.folder import MISSING, Folder, start
@@ -112,8 +113,9 @@ def looks_right(call: Callable, *expected: tuple[tuple[int, ...], str]) -> Calla
         if len(many) != len(expected):
             return f"it returned {described(found)}, expected {len(expected)} of them"
         for x, (shape, kind) in zip(many, expected, strict=True):
-            array = np.asarray(getattr(x, "data", x) if not isinstance(x, np.ndarray) else x)
-            if array.dtype.kind not in (kind if kind != "i" else "iu"):
+            array = np.asarray(x.data if isinstance(x, Tensor) else x)
+            fits = array.dtype.kind in ("iu" if kind == "i" else kind)
+            if isinstance(x, list | tuple) or not fits:
                 return f"it returned {described(x)}, expected {_KINDS[kind]} {shape}"
             if array.shape != shape:
                 return f"it returned an array {array.shape}, want {shape}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minideepseek.autograd.engine import Tensor
 from minideepseek.cli import main
 from minideepseek.exercises import examine as processes
 from minideepseek.exercises import zoo
@@ -68,6 +69,14 @@ def test_what_else_one_might_write_is_refused(name, i, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_no_property_is_there_in_vain(name):
+    """Each but the first is the one that a wrong copy fails."""
+    bug = BUGS[name]
+    lines = {line.name for line in bug.check(bug.reference)}
+    assert lines == {"looks right", bug.fails[0], *(m.name for m in bug.mistakes)}
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_file_of_a_bug(name):
     bug, copy, source = BUGS[name], ZOO.skeleton(name), ZOO.source(name)
     assert len(CUT.split(source)) == 2 and copy.count(bug.wrong) == 1
@@ -113,7 +122,7 @@ def test_every_bug_is_in_the_catalogue_once():
 def test_looks_right_refuses_what_does_not():
     judge = looks_right(lambda f: f(), ((2,), "f"), ((), "i"))
     good = (np.ones(2), np.int64(3))
-    assert judge(lambda: good) == ""
+    assert judge(lambda: good) == judge(lambda: (Tensor(np.ones(2)), 3)) == ""
     for bad, says in (
         (np.ones(2), "expected 2 of them"),
         ((np.ones(3), 3), "an array (3,), want (2,)"),
@@ -121,6 +130,7 @@ def test_looks_right_refuses_what_does_not():
         ((np.ones(2), 3.0), "a float, expected integers"),
         ((np.full(2, np.nan), 3), "NaN or Inf"),
         ((None, 3), "None, expected floats"),
+        (([1.0, 1.0], 3), "a list [a float, a float], expected floats (2,)"),
     ):
         assert says in judge(lambda bad=bad: bad), bad
 

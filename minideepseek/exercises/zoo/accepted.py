@@ -63,15 +63,6 @@ def _law(accepted):
     return ""
 
 
-def _rates(accepted):
-    for p, q in _LAWS:
-        for y in range(3):
-            rate = np.mean([accepted(p, q, y, u) for u in _GRID])
-            if abs(rate - min(1, p[y] / q[y])) > 3e-3:
-                return f"p {told(p)}, q {told(q)}: token {y} accepted with {rate:.3f}"
-    return ""
-
-
 STORY = """\
 A draft y comes with probability q(y); taken with min(1, p(y)/q(y)) it is written with min(p, q),
 and the residual law makes up the rest to p, exactly, whatever q is. A threshold makes another law:
@@ -85,7 +76,6 @@ EXERCISE = Bug(
         "looks right": looks_right(lambda f: f(*_LAWS[0], 0, 0.5), ((), "b")),
         "greedy laws": _greedy,
         "what is written is p": _law,
-        "the rates": _rates,
     })),
     hints=(
         "u is never looked at. What is it for?",

@@ -98,6 +98,7 @@ EXERCISE = Bug(
         "p = p * (1 - lr * decay)",
     ),
     mistakes=(
+        Mistake("p, betas = p * (1 - lr * decay), betas[::-1]", "without decay", "step 1 without"),
         Mistake("p = p * (1 - decay)", "decay knows no gradient", "the decay takes 0.2, 0.2 off"),
         Mistake("p = p - decay * g", "decay knows no gradient", "the decay takes"),
     ),

@@ -79,6 +79,12 @@ EXERCISE = Bug(
         "spread = rewards.max(1, keepdims=True) - rewards.min(1, keepdims=True)",
     ),
     mistakes=(
+        Mistake(
+            "same = np.ptp(rewards, 1, keepdims=True) == 0\n"
+            "    std = np.where(same, 1, rewards.std(1, keepdims=True))\n"
+            "    return np.where(same, 0, -centred / std)",
+            "the value", "the sign is flipped",
+        ),
         Mistake("return centred / (rewards.std(1, keepdims=True) + 1e-4)", "mean 0, mean square 1",
                 "that of their squares 0.9996"),
         Mistake("return centred / rewards.std(1, ddof=1, keepdims=True)", "mean 0, mean square 1",

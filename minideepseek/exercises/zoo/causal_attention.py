@@ -92,6 +92,8 @@ EXERCISE = Bug(
         "scores = np.where(seen, scores, …)",
     ),
     mistakes=(
+        Mistake("p = np.exp(scores)\n    return p * seen / p.sum(-1, keepdims=True) @ v",
+                "weights add up to 1", "of values that are all 1: y"),
         Mistake("scores = scores + seen", "the future is not seen", "the value of token 3 changed"),
         Mistake("scores = np.where(seen.T, scores, -np.inf)", "the future is not seen",
                 "the output of token 0"),

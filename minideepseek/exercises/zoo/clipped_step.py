@@ -114,6 +114,10 @@ EXERCISE = Bug(
     ),
     mistakes=(
         Mistake(
+            "for g in gradients:\n        g *= factor\n    update(weights, gradients)\n"
+            "    norm *= factor", "the norm before", "gradients of norm 400: it returned 1",
+        ),
+        Mistake(
             "for g in gradients:\n        g *= min(1.0, max_norm / np.sqrt((g * g).sum()))\n"
             "    update(weights, gradients)",
             "how far the weights move", "the weights move by 1.41",

@@ -81,6 +81,8 @@ EXERCISE = Bug(
         "return q * …",
     ),
     mistakes=(
+        Mistake("q / 448 * each[: q.shape[0], : q.shape[1]]", "scale 1",
+                "1.5 with scale 1 becomes"),
         Mistake("q * each[: q.shape[0], : q.shape[1]] ** 2", "a file's weights",
                 "comes back as"),
         Mistake("q * scale_inv[0, 0]", "a file's weights", "comes back as"),

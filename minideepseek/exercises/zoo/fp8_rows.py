@@ -97,6 +97,11 @@ EXERCISE = Bug(
         "q = np.clip(x / scale, -LARGEST, LARGEST).astype(ml_dtypes.float8_e4m3fn)",
     ),
     mistakes=(
+        Mistake(
+            "q = np.clip(x / scale, -240, 240)\n"
+            "    q = q.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)",
+            "the largest stays", "off by a factor 0.535714",
+        ),
         Mistake("q = np.clip(np.round(x / scale * 8) / 8, -LARGEST, LARGEST)",
                 "small ones beside it", "becomes"),
         Mistake("q = (x / scale).astype(np.float16).astype(np.float32)", "the value", "x̂: "),

@@ -51,16 +51,6 @@ def _groups(group_baseline):
     return ""
 
 
-def _apart(group_baseline):
-    first = group_baseline(_REWARDS[:2].copy())
-    other = _REWARDS[:2].copy()
-    other[1] = 1
-    again = group_baseline(other)
-    if not np.allclose(first[0], again[0], atol=1e-12):
-        return f"question 0 has {told(first[0])}, and {told(again[0])} where question 1 is easy"
-    return ""
-
-
 def _value(group_baseline):
     want = group_advantages(_REWARDS, "none")
     return compare(group_baseline(_REWARDS.copy()), want, "the advantages")
@@ -78,7 +68,6 @@ EXERCISE = Bug(
         "looks right": looks_right(lambda f: f(_REWARDS.copy()), ((3, 4), "f")),
         "mean 0": _mean,
         "every question by itself": _groups,
-        "the others": _apart,
         "the value": _value,
     })),
     hints=(

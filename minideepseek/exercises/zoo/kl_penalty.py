@@ -107,6 +107,7 @@ EXERCISE = Bug(
         "return ops.exp(-x) …",
     ),
     mistakes=(
+        Mistake("(ops.exp(-x) - 1) * 0.5 + x", "never negative", "one is negative"),
         Mistake("x * x * 0.5", "its mean is KL", "its mean is"),
         Mistake("ops.exp(x) - 1 - x", "its mean is KL", "its mean is"),
         Mistake("Tensor(np.exp(-x.data)) - 1 + x", "it pulls", "is [0.0, 0.0, 0.0]: nothing pulls"),

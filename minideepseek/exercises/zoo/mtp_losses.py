@@ -125,6 +125,8 @@ def _chain(mtp_losses):
     return "" if good else "module 2 does not read the states of module 1 at slots 0 … 3"
 
 
+_BLOCK = "h = block(h[:, :slots], embed(told))\n        "
+
 STORY = """\
 Told x[t + k], the module is to say x[t + k + 1]. With targets that begin at the same place it is
 asked for what it has just been told: a question that a few weights answer, after which nothing is
@@ -147,14 +149,24 @@ EXERCISE = Bug(
         "targets = ids[:, k + 1 : …]",
     ),
     mistakes=(
-        Mistake("targets = ids[:, :slots]", "knowing is right", "module 1 knows what follows"),
-        Mistake("targets = ids[:, k + 1 :]\n        terms = targets.size", "the sum's divisor",
-                "module 1, logits of 0, 5 slots of T = 6: 1.9459, want (T − 1)/T · ln 7 = 1.6216"),
-        Mistake("targets = np.roll(ids, -k - 2, 1)[:, :slots]", "knowing is right",
+        Mistake(
+            f"first = first if k > 1 else h\n        {_BLOCK.replace('h[', 'first[')}"
+            "targets = ids[:, k + 1 : k + 1 + slots]",
+            "depths are chained", "module 2 does not read the states of module 1",
+        ),
+        Mistake(_BLOCK + "targets = ids[:, :slots]", "knowing is right",
+                "module 1 knows what follows"),
+        Mistake(
+            _BLOCK + "targets = ids[:, k + 1 :]\n        terms = targets.size",
+            "the sum's divisor",
+            "module 1, logits of 0, 5 slots of T = 6: 1.9459, want (T − 1)/T · ln 7 = 1.6216",
+        ),
+        Mistake(_BLOCK + "targets = np.roll(ids, -k - 2, 1)[:, :slots]", "knowing is right",
                 "module 1 knows what follows the token it was told; its loss is"),
     ),
-    wrong="targets = ids[:, k : k + slots]",
-    mend="targets = ids[:, k + 1 : k + 1 + slots]",
+    wrong="h = block(h[:, :slots], embed(told))\n        targets = ids[:, k : k + slots]",
+    mend="h = block(h[:, :slots], embed(told))\n"
+         "        targets = ids[:, k + 1 : k + 1 + slots]",
     fails=("repeating is wrong",
            "module 1 repeats the token that it was told, and its loss is 0.0"),
     story=STORY,

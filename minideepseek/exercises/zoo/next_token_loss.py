@@ -85,6 +85,8 @@ EXERCISE = Bug(
         "z = logits - logits.max(-1, keepdims=True)",
     ),
     mistakes=(
+        Mistake("logits = np.pad(logits, ((0, 0), (0, 0), (0, 3)))\n    ", "knowing nothing",
+                "has a loss of 2.079 nats, want ln 5 = 1.609"),
         Mistake("logits, targets = logits[:, :-1], targets[:, :-1]\n    ", "the value", "the loss"),
         Mistake("logits, targets = logits[:, 1:], targets[:, :-1]\n    ", "certain and right",
                 "has a loss of"),

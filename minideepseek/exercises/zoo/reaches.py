@@ -90,6 +90,8 @@ EXERCISE = Bug(
         "words = answer.split()",
     ),
     mistakes=(
+        Mistake("if a not in numbers or b not in numbers or a <= b:", "sums and differences",
+                'target 17: "8 + 9" is refused'),
         Mistake(
             "if a not in numbers or b not in numbers or a == b:", "nothing around it",
             '"8 + 5 = 13" is accepted',

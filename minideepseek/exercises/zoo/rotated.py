@@ -47,11 +47,6 @@ def _x(t=5, h=3):
     return np.random.default_rng(0).standard_normal((2, t, h, 4))
 
 
-def _lengths(rotated):
-    x = _x()
-    return compare(np.linalg.norm(rotated(x), axis=-1), np.linalg.norm(x, axis=-1), "the lengths")
-
-
 def _distance(rotated):
     """The score of one query and one key, at every pair of positions."""
     rng = np.random.default_rng(0)
@@ -94,7 +89,6 @@ EXERCISE = Bug(
     solutions=(fused.rope,),
     checker=placed(_of_the_library, properties({
         "looks right": looks_right(lambda f: f(_x()), ((2, 5, 3, 4), "f")),
-        "lengths": _lengths,
         "the distance is in the score": _distance,
         "all heads alike": _heads,
         "the value": _value,

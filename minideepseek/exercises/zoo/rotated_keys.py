@@ -105,6 +105,14 @@ EXERCISE = Bug(
     ),
     mistakes=(
         Mistake(
+            "width = key.shape[-1]\n"
+            "    t = np.arange(len(k))[:, None] + 1\n"
+            "    angles = t * theta ** (-np.arange(0, width, 2) / width)\n"
+            "    k[:, -width:] = turn(k[:, -width:], np.cos(angles), np.sin(angles))\n"
+            "    return k",
+            "position 0", "at position 0: the key",
+        ),
+        Mistake(
             "width = k.shape[-1]\n"
             "    angles = np.arange(len(k))[:, None] * theta ** (-np.arange(0, width, 2) / width)\n"
             "    cos, sin = np.cos(angles), np.sin(angles)\n"

@@ -72,9 +72,10 @@ def _causal(route_batch):
 
 def _alone(route_batch):
     """A token read alone goes where it goes in the batch."""
-    together, _ = route_batch(_SCORES.copy(), np.zeros(3), 1, 0.1)
+    scores = np.repeat(_SCORES[:1], 4, axis=0)  # four times the same
+    together, _ = route_batch(scores.copy(), np.zeros(3), 1, 0.1)
     for n in range(4):
-        alone, _ = route_batch(_SCORES[n : n + 1].copy(), np.zeros(3), 1, 0.1)
+        alone, _ = route_batch(scores[n : n + 1].copy(), np.zeros(3), 1, 0.1)
         if alone[0, 0] != together[n, 0]:
             return f"token {n} goes to expert {together[n, 0]} in the batch, {alone[0, 0]} alone"
     return ""
@@ -112,6 +113,11 @@ EXERCISE = Bug(
         "indices = top_k(scores + bias, k)",
     ),
     mistakes=(
+        Mistake(
+            "rows = []\n    for s in scores:\n        rows.append(top_k(s[None] + bias, k)[0])\n"
+            "        bias = moved(bias, rows[-1], gamma)\n    return np.array(rows), bias",
+            "alone as in a batch", "token 1 goes to expert 0 in the batch, 1 alone",
+        ),
         Mistake("return top_k(scores + bias, k), bias", "the next step's bias", "the bias for"),
         Mistake("return top_k(scores, k), moved(bias, top_k(scores + bias, k), -gamma)",
                 "the next step's bias", "the bias for the next step"),

@@ -77,6 +77,10 @@ def _at(*calls):
     return holds
 
 
+_LOOP = (
+    "return [*written, draw(rest / rest.sum())]\n        written.append(token)\n    "
+)
+
 STORY = """\
 The pass that judges K drafts reads K + 1 tokens and gives K + 1 laws; the last says what follows
 the last draft, and a token of it is free. Without it a round writes at most K tokens and a refused
@@ -88,7 +92,7 @@ EXERCISE = Bug(
     solutions=(speculative.verify,),
     checker=placed(_of_the_library, properties({
         "looks right": looks_right(
-            lambda f: np.array(f(_P, _Q, [1, 2], [0.9, 0.9], _draw)), ((1,), "i")
+            lambda f: np.array(f(_P, _Q, [1, 2], [0.9, 0.9], _draw)[:1]), ((1,), "i")
         ),
         "a refusal": _at(([1, 2], [0.9, 0.1], [0]), ([1, 2], [0.5, 0.9], [1, 1])),
         "K accepted drafts": _at(([0, 1], [0.9, 0.9], [0, 1, 1]), ([1, 2], [0.1, 0.1], [1, 2, 1])),
@@ -99,12 +103,16 @@ EXERCISE = Bug(
         "return [*written, draw(…)]",
     ),
     mistakes=(
-        Mistake("return [*written, draw(p[j])]", "K accepted drafts", "want [0, 1, 1]"),
-        Mistake("return [*written, int(p[-1].argmin())]", "K accepted drafts", "want [0, 1, 1]"),
-        Mistake("return [*written, draw(q[-1])]", "K accepted drafts", "want [0, 1, 1]"),
+        Mistake(_LOOP.replace("return [*written, draw(rest / rest.sum())]", "token = draw(p[j])")
+                + "return [*written, draw(p[-1])]", "a refusal", "it writes [1, 2, 1], want [0]"),
+        Mistake(_LOOP + "return [*written, draw(p[j])]", "K accepted drafts", "want [0, 1, 1]"),
+        Mistake(_LOOP + "return [*written, int(p[-1].argmin())]",
+                "K accepted drafts", "want [0, 1, 1]"),
+        Mistake(_LOOP + "return [*written, draw(q[-1])]", "K accepted drafts", "want [0, 1, 1]"),
     ),
-    wrong="return written",
-    mend="return [*written, draw(p[-1])]",
+    wrong="return [*written, draw(rest / rest.sum())]\n        written.append(token)\n"
+          "    return written",
+    mend=_LOOP + "return [*written, draw(p[-1])]",
     fails=("K accepted drafts",
            "drafts [0, 1], numbers [0.9, 0.9]: it writes [0, 1], want [0, 1, 1"),
     story=STORY,

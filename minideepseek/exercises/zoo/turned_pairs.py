@@ -98,6 +98,12 @@ EXERCISE = Bug(
     mistakes=(
         Mistake(
             "a, b = x[..., 0::2], x[..., 1::2]\n"
+            "    y = np.stack([a * cos - b * sin, b * cos - a * sin], axis=-1)\n"
+            "    return y.reshape(x.shape)",
+            "scores know distances", "scores at one distance",
+        ),
+        Mistake(
+            "a, b = x[..., 0::2], x[..., 1::2]\n"
             "    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)",
             "position 0", "y: ",
         ),

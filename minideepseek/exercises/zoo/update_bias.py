@@ -55,18 +55,6 @@ def _step(update_bias):
     return ""
 
 
-def _balanced(update_bias):
-    """A router of eight experts, one of them liked by all: 300 steps."""
-    rng = np.random.default_rng(0)
-    bias, liked = np.zeros(8), np.r_[0.4, np.zeros(7)]
-    for _ in range(300):
-        scores = rng.random((64, 8)) * 0.6 + liked
-        counts = moe.count_experts(moe.route(scores, bias, k=2, n_group=1, topk_group=1), 8)
-        update_bias(bias, counts, 0.01)
-    share = max(counts) / 16
-    return "" if share < 2 else f"after 300 steps one expert still gets {share:.1f} times the mean"
-
-
 STORY = """\
 The bias is a thermostat: what is above the mean must be turned down. With sign(n − mean) it heats
 what is warm. Loads move by themselves in the first hundred steps, so that one curve proves
@@ -79,7 +67,6 @@ EXERCISE = Bug(
         "looks right": looks_right(lambda f: _moved(f, [5, 2, 1, 0]), ((4,), "f")),
         "it turns the load back": _direction,
         "by γ or not at all": _step,
-        "300 steps": _balanced,
     }),
     hints=(
         "Three experts got 6, 1 and 1 tokens. Which of them is to be chosen more often?",

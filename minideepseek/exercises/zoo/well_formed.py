@@ -87,6 +87,12 @@ EXERCISE = Bug(
         'before, _, answer = text.partition("</think>")',
     ),
     mistakes=(
+        Mistake(
+            'before, _, answer = text.partition("</think>")\n'
+            '    once = text.count("<think>") == text.count("</think>") == 1\n'
+            '    return bool(once and before.startswith("<think>") and answer.strip())',
+            "the end", "cut off by the limit on its length, is accepted",
+        ),
         Mistake("return 0 <= begin < end", "nothing else is", "nothing stands behind </think>"),
         Mistake("return begin == 0 and end > 0 and ended", "nothing else is",
                 '"<think> 8 + 5 </think> " is accepted'),
