@@ -47,8 +47,9 @@ def definitions(tree: ast.Module) -> list[Definition]:
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             for target in targets:
-                if isinstance(target, ast.Name):
-                    found.append(Definition(target.id, target.lineno, "constant"))
+                for name in ast.walk(target):  # one, or those of a tuple
+                    if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store):
+                        found.append(Definition(name.id, name.lineno, "constant"))
     return found
 
 

@@ -17,7 +17,7 @@ import os
 from minideepseek.layers.rope import RotaryEmbedding as Rotary
 from minideepseek.autograd.engine import ops
 
-LIMIT = 3  # V2 eq. 9
+LIMIT, ONE = 3, 1  # V2 eq. 9
 # Above `first`.
 @decorated
 def first(x, Rotary=None):
@@ -76,7 +76,7 @@ def test_a_file_falls_apart_at_its_definitions(page, links):
     assert [part.name for part in found] == ["imports", "", "first", "Second"]
     assert found[2].html.startswith('<b class="c"># Above `first`.</b>\n')
     assert read("".join(part.html for part in found)).ids == [
-        "LIMIT", "first", "Second", "Second.method"
+        "LIMIT", "ONE", "first", "Second", "Second.method"
     ]  # fmt: skip
 
 
