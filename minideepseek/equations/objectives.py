@@ -29,6 +29,7 @@ SYMBOLS = (
     r"\frac{π(o_t | q, o_{<t})}{π_{\operatorname{old}}(o_t | q, o_{<t})}",
     library="reasoning.grpo.objective:grpo_loss",
     code="surrogate = ops.minimum(",
+    exercise="clipped_objective",
     note="The mean over q and o, E[…], is the batch's. The loss is −J.",
 )
 def ppo(ρ, A, ε):  # ρ[t], A[t]
@@ -45,6 +46,7 @@ def ppo(ρ, A, ε):  # ρ[t], A[t]
     r"ρ_{i,t} = \frac{π(o_{i,t} | q, o_{i,<t})}{π_{\operatorname{old}}(o_{i,t} | q, o_{i,<t})}",
     library="reasoning.grpo.objective:grpo_loss",
     code="surrogate = ops.minimum(",
+    exercise="loss_aggregation",
     note='aggregation="sequence", ratio="token". The mean over q is the batch\'s. The loss is −J.',
 )
 def grpo(ρ, Â, D_KL, ε, β):  # ρ[i][t], Â[i], D_KL[i][t]
@@ -62,6 +64,7 @@ def grpo(ρ, Â, D_KL, ε, β):  # ρ[i][t], Â[i], D_KL[i][t]
     r"\text{given} q, o_{i,<t}",
     library="reasoning.grpo.objective:kl_estimate",
     code="k3 = ops.exp(-x) - 1 + x",
+    exercise="k3",
     note="x = ln π − ln π_ref.",
 )
 def penalty(π, π_ref):  # of one token
@@ -95,6 +98,7 @@ def grpo_of_outputs(ρ, A, D_KL, ε, β):  # ρ[i], A[i], D_KL[i]
     r"\ln \frac{π_{\operatorname{ref}}(o_i | q)}{π(o_i | q)} - 1",
     library="reasoning.grpo.objective:grpo_loss",
     code="penalty = kl_estimate(",
+    exercise="k3",
 )
 def penalty_of_output(π, π_ref):  # π[t]: of the output's tokens
     ratio = π_ref.prod() / π.prod()
@@ -110,6 +114,7 @@ def penalty_of_output(π, π_ref):  # π[t]: of the output's tokens
     latex=r"A_i = \frac{r_i - \operatorname{mean}(r)}{\operatorname{std}(r)}",
     library="reasoning.grpo.objective:group_advantages",
     code='if scale == "std"',
+    exercise="group_advantages",
     note="std of the group itself (divided by G) without an ε; a group of equal rewards is 0.",
 )
 def advantage(r):  # the rewards of one group

@@ -62,6 +62,7 @@ def law(W_head, h_i):
     latex=r"L_{\operatorname{MTP}}^k = -\frac{1}{T} \sum_{i=2+k}^{T+1} \ln P_i^k[t_i]",
     library="layers.mtp:cross_entropy",
     code="return ops.softmax_cross_entropy(logits, targets, denominator=terms)",
+    exercise="mtp_shift",
     note="Divided by T although it has T − k terms.",
 )
 def depth_loss(P, t, T, k):  # P[i], t[i]: by position, which begins with 1
