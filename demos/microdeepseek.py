@@ -257,8 +257,8 @@ def docstrings():
     for i, text in enumerate(sorted(sorted(texts), key=zlib.crc32)):
         new = [part for part in text.split(b"\n\n") if part not in seen]
         seen.update(new)
-        sides[20 * i >= len(texts)].extend([*new, b""])
-    return [np.frombuffer(b"\n\n".join(side), np.uint8) for side in sides]
+        sides[20 * i >= len(texts)].append(b"\n\n".join(new))
+    return [np.frombuffer(b"\n\n\n".join(filter(None, side)), np.uint8) for side in sides]
 
 def bits_per_byte(params, text):
     """Mean of −log₂ P of every byte but the first, each with up to CONTEXT bytes before it."""
