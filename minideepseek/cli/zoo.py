@@ -47,10 +47,10 @@ def run_show(options: argparse.Namespace) -> int:
 
     visit = _visit(options)
     name = visit.catalogue.named(options.name)
-    new = copy(visit.path, name)
+    copy(visit.path, name)
     print(f"{name}  {visit.catalogue.heading(name).title}\n\n{symptom(name)}\n")
     visit = _visit(options)  # the folder may be new
-    if not _check(visit, name) and new:
+    if not _check(visit, name):
         folder = f" --dir {options.dir}" if options.dir else ""
         print(f"mend {visit.file(name)}, then: minideepseek zoo check {name}{folder}")
     return 0

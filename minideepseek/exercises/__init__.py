@@ -22,4 +22,5 @@ solution is the library's own definition; nothing here repeats it.
     examine      runs a learner's file in a process of its own, with a time limit
     folder       the learner's folder: files that are never overwritten, progress
     page         what all this looks like in a terminal
+    bugs         the bug zoo: functions that look right and are wrong (`minideepseek zoo list`)
 """

@@ -85,10 +85,9 @@ class Visit(Folder):
         return "" if found == MISSING and name not in self.progress else found
 
 
-def copy(path: Path, name: str) -> bool:
-    """Whether the bug was copied into the folder, which is made if need be; no work is lost."""
-    one = replace(ZOO, chapters={"": (name,)})
-    return bool(start(path, one)["copied"])
+def copy(path: Path, name: str) -> None:
+    """Copy a bug into the folder, which is made if need be; no work is lost."""
+    start(path, replace(ZOO, chapters={"": (name,)}))
 
 
 def symptom(name: str) -> str:
@@ -111,7 +110,8 @@ def looks_right(call: Callable, *expected: tuple[tuple[int, ...], str]) -> Calla
         found = call(function)
         many = found if isinstance(found, tuple) else (found,)
         if len(many) != len(expected):
-            return f"it returned {described(found)}, expected {len(expected)} of them"
+            much = f"{len(expected)} values" if len(expected) > 1 else "one value"
+            return f"it returned {described(found)}, expected {much}"
         for x, (shape, kind) in zip(many, expected, strict=True):
             array = np.asarray(x.data if isinstance(x, Tensor) else x)
             fits = array.dtype.kind in ("iu" if kind == "i" else kind)

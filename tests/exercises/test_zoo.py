@@ -124,7 +124,7 @@ def test_looks_right_refuses_what_does_not():
     good = (np.ones(2), np.int64(3))
     assert judge(lambda: good) == judge(lambda: (Tensor(np.ones(2)), 3)) == ""
     for bad, says in (
-        (np.ones(2), "expected 2 of them"),
+        (np.ones(2), "an array (2,), expected 2 values"),
         ((np.ones(3), 3), "an array (3,), want (2,)"),
         ((np.ones(2, int), 3), "expected floats"),
         ((np.ones(2), 3.0), "a float, expected integers"),
@@ -133,6 +133,11 @@ def test_looks_right_refuses_what_does_not():
         (([1.0, 1.0], 3), "a list [a float, a float], expected floats (2,)"),
     ):
         assert says in judge(lambda bad=bad: bad), bad
+
+
+def test_looks_right_of_one():
+    one = looks_right(lambda f: f(), ((), "f"))
+    assert "(a float, a float), expected one value" in one(lambda: (1.0, 2.0))
 
 
 def test_told():
@@ -168,6 +173,7 @@ def test_a_visit(command, tmp_path):
     assert code == 0 and said.startswith(f"my_zoo: 0 of {len(NAMES)} solved\n")
     assert said.endswith("begin with: minideepseek zoo show choose_experts\n")
     assert max(map(len, said.split("\n"))) <= 100 and not list(tmp_path.iterdir())
+    assert "missing" not in said and "not attempted" not in said
     assert command("check", "choose_experts") == (2, (
         "minideepseek: my_zoo/choose_experts.py: no such file; "
         "copy it with: minideepseek zoo show choose_experts\n"
@@ -187,7 +193,8 @@ def test_a_visit(command, tmp_path):
     assert code == 0 and bug.story in said and "layers/moe.py:" in said
     assert command("show", "choose_experts")[0] == 0
     assert bug.mend in file.read_text("utf-8"), "show writes over nothing"
-    assert command("list")[1].startswith(f"my_zoo: 1 of {len(NAMES)} solved\n")
+    said = command("list")[1]
+    assert said.startswith(f"my_zoo: 1 of {len(NAMES)} solved\n") and "begin with" not in said
     file.unlink()
     assert "   missing " in command("list")[1]
 
@@ -203,7 +210,8 @@ def test_hints_and_what_cannot_be_used(command):
     near = command("show", "choose_expert")[1]
     assert "no bug 'choose_expert'; did you mean choose_experts?" in near
     assert command("hint", "choose_experts")[0] == 2
-    command("show", "choose_experts", "--dir", "elsewhere")
+    said = command("show", "choose_experts", "--dir", "elsewhere")[1]
+    assert said.endswith("then: minideepseek zoo check choose_experts --dir elsewhere\n")
     code, said = command("hint", "choose_experts", "--dir", "elsewhere")
     assert code == 0 and BUGS["choose_experts"].hints[0] in said
 
