@@ -4,7 +4,7 @@ A run survives only with a long warm-up. With the paper's learning rate and 20 s
 first steps throw the weights about; a tenth of the rate is stable, and slow afterwards. A resumed
 run, whose moments come from a file, has no such trouble. Gradients are right: they were checked.
 
-In the wild: it was cured by the warm-up, and the warm-up went into the recipe.
+In the wild: a long warm-up hides it, and becomes a part of the recipe.
 """
 
 import numpy as np

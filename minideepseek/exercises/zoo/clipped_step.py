@@ -4,7 +4,7 @@ The log says that gradients were clipped to a norm of 1, and prints the norms be
 All the same a single bad batch throws the loss from 2.1 to 6.8, and it takes 500 steps to come
 back. Lowering the limit to 0.1 changes the log and nothing else.
 
-In the wild: the two calls were in two files, and each file was right.
+In the wild: all the lines are there, and each of them is right.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-r"""The two scales  ★  6 minutes
+r"""The answer that is too sure  ★  6 minutes
 
 The two parts of a score, with position and without, are each divided by the root of their own
 width, as one has always done. Training is a little less stable than promised; with DeepSeek's

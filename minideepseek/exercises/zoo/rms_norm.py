@@ -1,11 +1,11 @@
-r"""The norm that reads ahead  ★  5 minutes
+r"""The prompt that changes its own beginning  ★  5 minutes
 
 A decoder's training loss is good. Written one token at a time its text is worse than the loss
 promises, and the first tokens of a prompt get other vectors when the prompt is longer. With a
 batch of prompts padded to one length the answers depend on the padding. The attention's mask was
 checked and is right.
 
-In the wild: a mask was checked, and everything else was taken to look at one token only.
+In the wild: leaks are looked for in masks, and everything else is taken to see one token only.
 """
 
 import numpy as np

@@ -5,7 +5,7 @@ absorbed form, in which the heads attend to the latents themselves, gives other 
 so the further back it looks, and is given up as inexact: the decoder keeps expanding, which costs
 a hundred times the work. Nothing is wrong with the absorbed form.
 
-In the wild: the keys' rotation came from code for ordinary attention.
+In the wild: it is a correct attention with positions, only not this one.
 """
 
 import numpy as np
