@@ -32,7 +32,7 @@ import time
 import zlib
 from pathlib import Path
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for matrices so small, threads only wait
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # on a busy machine two are ten times slower
 import numpy as np  # noqa: E402
 
 LAYERS, WIDTH, LATENT = 2, 64, 32  # the MTP module has one layer more; the latent is MLA's
