@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from minideepseek.book.moving import record
 from tests.training.browser import CHROMIUM, Browser
 
 pytestmark = [
@@ -160,6 +161,25 @@ def test_the_cache_figure_says_what_the_ledger_says(visit):
     assert browser.value(shown) == ["131 GB", "8.2 GB", "1.0 GB", "2.3 GB"]
     scrub(browser, 0)
     assert browser.value("document.querySelectorAll('.track.over').length") == 0
+
+
+def test_drafts_show_what_is_written_so_far_and_what_is_being_judged(visit):
+    rounds = record("drafts")["rounds"]
+    browser = visit("model.speculative")
+    marks = "[...document.querySelectorAll('.drafted b:not([hidden])')]"
+    number = next(i for i, one in enumerate(rounds) if i > 5 and one["accepted"] == 1)
+    frames = f"[...document.querySelectorAll('[data-r=\"{number}\"]')].map(b => +b.dataset.f)"
+    first, last = min(browser.value(frames)), max(browser.value(frames))
+    before = "".join(one["written"] for one in rounds[:number])
+    drafts = "".join(letter for letter, _ in rounds[number]["drafts"])
+    scrub(browser, first)
+    assert browser.value(f"{marks}.map(b => b.textContent).join('')") == before + drafts
+    kinds = browser.value(f"{marks}.slice({len(before)}).map(b => b.className)")
+    assert kinds == ["yes"] + ["waiting"] * (len(drafts) - 1)
+    scrub(browser, last)
+    kept = f"{marks}.filter(b => !['no', 'lost'].includes(b.className))"
+    written = browser.value(f"{kept}.map(b => b.textContent).join('')")
+    assert written == before + rounds[number]["written"]
 
 
 @pytest.mark.parametrize("name", [*FIGURES, "names"])
