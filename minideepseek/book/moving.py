@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -148,36 +148,9 @@ def _step(step: int, what: str) -> str:
 def drafts() -> Figure:
     """The written text, with what was refused; a frame is one judgement."""
     found = record("drafts")
-    marks, says = list[str](), list[str]()
-    written, last = 0, len(found["rounds"]) - 1
-
-    def add(kind: str, letter: str, at: int, text: str) -> None:
-        gone = " hidden" if kind in ("no", "lost") and number < last else ""
-        at_ = f'data-r="{number}" data-f="{at}"{gone}'
-        marks.append(f'<b class="{kind}" {at_}>{_html(letter)}</b>')
-        if at == len(says):
-            says.append(f"pass {number + 1} of {len(found['rounds'])} · {text}{so_far}")
-
-    for number, one in enumerate(found["rounds"]):
-        taken = min(one["accepted"], len(one["written"]))
-        so_far = f" · {written / number:.2f} tokens a pass so far" if number else ""
-        for j, (letter, chance) in enumerate(one["drafts"]):
-            said = f"{_named(letter)}: accepted with probability {chance:.2f}"
-            if j < taken:
-                add("yes", letter, len(says), f"{said}, and it was")
-            elif j == one["accepted"]:
-                add("no", letter, len(says), f"{said}, and it was not")
-            else:
-                add("lost", letter, len(says) - 1, "")
-        if len(one["written"]) > one["accepted"]:
-            letter = one["written"][-1]
-            if not one["drafts"]:
-                add("own", letter, len(says), f"{_named(letter)}: the prompt's own next token")
-            elif one["accepted"] < len(one["drafts"]):
-                add("new", letter, len(says), f"{_named(letter)}: drawn from the residual instead")
-            else:
-                add("bonus", letter, len(says), f"{_named(letter)}: the bonus token")
-        written += len(one["written"])
+    rounds = found["rounds"]
+    written = sum(len(one["written"]) for one in rounds)
+    marks, says = _judgements(rounds)
     key = (
         '<p class="key"><b class="yes">accepted draft</b> <b class="no">refused</b> '
         '<b class="new">drawn instead</b> <b class="bonus">bonus token</b> '
@@ -186,16 +159,52 @@ def drafts() -> Figure:
     return Figure(
         "drafts",
         "A text, draft by draft",
-        f"{written} bytes in {len(found['rounds'])} passes of the main model, "
-        f"{written / len(found['rounds']):.2f} a pass; without drafts each would be a pass. The "
+        f"{written} bytes in {len(rounds)} passes of the main model, "
+        f"{written / len(rounds):.2f} a pass; without drafts each would be a pass. The "
         "model is tiny and its English poor: what is exact is the law.",
-        f'{key}<pre class="drafted"><span>{_html(found["prompt"])}</span>{"".join(marks)}</pre>',
+        f'{key}<pre class="drafted"><span>{_html(found["prompt"])}</span>{marks}</pre>',
         says[-1],
         len(says),
         160,
         _source(found),
         {"says": says},
     )
+
+
+def _judgements(rounds: list[dict[str, Any]]) -> tuple[str, list[str]]:
+    """An element for each letter with its round and frame, and a sentence for each frame."""
+    marks, says, written = list[str](), list[str](), 0
+    for number, one in enumerate(rounds):
+        so_far = f" · {written / number:.2f} tokens a pass so far" if number else ""
+        for kind, letter, said in _letters(one):
+            gone = " hidden" if kind in ("no", "lost") and number < len(rounds) - 1 else ""
+            if kind != "lost":  # those fall with the refused one, in its frame
+                says.append(f"pass {number + 1} of {len(rounds)} · {said}{so_far}")
+            at = f'data-r="{number}" data-f="{len(says) - 1}"{gone}'
+            marks.append(f'<b class="{kind}" {at}>{_html(letter)}</b>')
+        written += len(one["written"])
+    return "".join(marks), says
+
+
+def _letters(one: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(kind, letter, what is said of it) of a round: its drafts, then what stands behind them."""
+    accepted, written = one["accepted"], one["written"]
+    for j, (letter, chance) in enumerate(one["drafts"]):
+        said = f"{_named(letter)}: accepted with probability {chance:.2f}"
+        if j < min(accepted, len(written)):
+            yield "yes", letter, f"{said}, and it was"
+        elif j == accepted:
+            yield "no", letter, f"{said}, and it was not"
+        else:
+            yield "lost", letter, ""
+    if len(written) > accepted:
+        letter = written[-1]
+        if not one["drafts"]:
+            yield "own", letter, f"{_named(letter)}: the prompt's own next token"
+        elif accepted < len(one["drafts"]):
+            yield "new", letter, f"{_named(letter)}: drawn from the residual instead"
+        else:
+            yield "bonus", letter, f"{_named(letter)}: the bonus token"
 
 
 def _visible(text: str) -> str:
