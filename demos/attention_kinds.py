@@ -23,7 +23,6 @@ of the held-out text. Writes attention_kinds.html and results.json into runs/att
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
@@ -31,7 +30,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -39,7 +37,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, sizes, spread, text_table  # noqa: E402
+from demos.common import chosen, publish, sizes, spread, text_table  # noqa: E402
 from minideepseek import (  # noqa: E402
     DeepSeekAttention,
     DeepSeekV3,
@@ -50,7 +48,6 @@ from minideepseek import (  # noqa: E402
 )
 from minideepseek.autograd.backend import set_threads  # noqa: E402
 from minideepseek.layers.module import Init, Module  # noqa: E402
-from minideepseek.model.files import atomic_write  # noqa: E402
 from minideepseek.model.generate import next_logits  # noqa: E402
 from minideepseek.model.tokenizer import ByteTokenizer  # noqa: E402
 from minideepseek.reasoning.report import table  # noqa: E402
@@ -282,11 +279,8 @@ def picture(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def write(out: Path, rows: list[dict], scale: Scale, said: list[str], facts: str) -> None:
-    """attention_kinds.html and results.json."""
-    with atomic_write(out / "results.json", "w") as file:
-        numbers = {"rows": rows, "findings": said, "facts": facts, "scale": asdict(scale)}
-        json.dump(numbers, file, indent=1)
+def body_of(rows: list[dict], scale: Scale, said: list[str], facts: str) -> str:
+    """The HTML of the page."""
     lines = cells(rows, scale)
     parts = [  # two, for the width of a phone
         table([*lines[0][part]], [[row[0].replace("-", "\u2011"), *row[part]] for row in lines[1:]])
@@ -299,9 +293,7 @@ def write(out: Path, rows: list[dict], scale: Scale, said: list[str], facts: str
     body = f"<p>{escape(facts)}</p>{'<p></p>'.join(parts)}<h2>What it shows</h2><ul>"
     body += "".join(f"<li>{escape(sentence)}</li>" for sentence in said)
     body += f"</ul><h2>Quality against cache</h2>{picture(rows)}<h2>Training</h2>"
-    body += line_chart("Loss on training text", "bits per byte", curves, ceiling=4.0)
-    with atomic_write(out / "attention_kinds.html", "w") as file:
-        file.write(page("Four kinds of attention at equal parameters", body))
+    return body + line_chart("Loss on training text", "bits per byte", curves, ceiling=4.0)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -321,8 +313,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     said, lines = findings(rows, scale), cells(rows, scale)
     print(f"\n{facts}\n\n{text_table(lines[0], lines[1:])}\n\n" + "\n".join(said))
-    write(out, rows, scale, said, facts)
-    print(f"\n{out / 'attention_kinds.html'} and results.json")
+    html = page("Four kinds of attention at equal parameters", body_of(rows, scale, said, facts))
+    publish(out, "attention_kinds", html, facts=facts, findings=said, rows=rows,
+            scale=asdict(scale))  # fmt: skip
 
 
 if __name__ == "__main__":

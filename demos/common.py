@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from minideepseek.model.files import atomic_write
 
 
 def sizes(
@@ -50,6 +53,15 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     """The mean, with the standard deviation over seeds where there are several."""
     text = f"{statistics.mean(values):.{digits}f}"
     return text if len(values) == 1 else f"{text} ±\u00a0{statistics.stdev(values):.{digits}f}"
+
+
+def publish(out: Path, name: str, html: str, **numbers: Any) -> None:
+    """out/results.json and the page out/`name`.html, either whole or not at all; says so."""
+    with atomic_write(out / "results.json", "w") as file:
+        json.dump(numbers, file, indent=1)
+    with atomic_write(out / f"{name}.html", "w") as file:
+        file.write(html)
+    print(f"\n{out / name}.html and results.json")
 
 
 def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

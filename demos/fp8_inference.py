@@ -21,7 +21,6 @@ Writes fp8_inference.html and results.json, and the directories float32, bfloat1
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
@@ -37,11 +36,10 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, side_by_side, sizes, text_table  # noqa: E402
+from demos.common import chosen, publish, side_by_side, sizes, text_table  # noqa: E402
 from minideepseek import DeepSeekV3, DeepSeekV3Config, generate, no_grad, set_threads  # noqa: E402
 from minideepseek.autograd.backend import serial  # noqa: E402
 from minideepseek.layers.fp8 import recipe  # noqa: E402
-from minideepseek.model.files import atomic_write  # noqa: E402
 from minideepseek.model.fp8 import array_bytes, fp8_inference, load_fp8  # noqa: E402
 from minideepseek.model.layout import is_quantised  # noqa: E402
 from minideepseek.model.tokenizer import ByteTokenizer  # noqa: E402
@@ -335,12 +333,8 @@ def main(arguments: list[str] | None = None) -> None:
     for title, (head, rows) in tables(seeds).items():
         print(f"\n{title}\n{text_table(head, rows)}")
     print("\n" + "\n".join(said))
-    with atomic_write(out / "results.json", "w") as file:
-        json.dump({"facts": facts, "findings": said, "seeds": seeds}, file)
-    with atomic_write(out / "fp8_inference.html", "w") as file:
-        title = "A trained model, a byte a weight"
-        file.write(page(title, f"<p>{escape(facts)}</p>{body(seeds, said)}"))
-    print(f"\n{out / 'fp8_inference.html'} and results.json")
+    html = page("A trained model, a byte a weight", f"<p>{escape(facts)}</p>{body(seeds, said)}")
+    publish(out, "fp8_inference", html, facts=facts, findings=said, seeds=seeds)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,6 @@ as many rounds and 256 × 256 outputs; --quick has small sizes and only shows th
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -44,10 +43,9 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import ml_dtypes  # noqa: E402, F401  gives NumPy the name float8_e4m3fn
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, sizes, text_table  # noqa: E402
+from demos.common import chosen, publish, sizes, text_table  # noqa: E402
 from demos.mla_meter import seconds_of  # noqa: E402
 from minideepseek import fp8  # noqa: E402
-from minideepseek.model.files import atomic_write  # noqa: E402
 from minideepseek.reasoning.report import table  # noqa: E402
 from minideepseek.training.figures import Line, line_chart  # noqa: E402
 from minideepseek.training.page import page  # noqa: E402
@@ -322,11 +320,8 @@ def main(arguments: list[str] | None = None) -> None:
     for title, (head, rows) in tables(found).items():
         print(f"\n{title}\n{text_table(head, rows)}")
     print("\n" + "\n".join(findings(found)))
-    with atomic_write(out / "results.json", "w") as file:
-        json.dump({"facts": facts, "findings": findings(found), **found}, file, indent=1)
-    with atomic_write(out / "fp8_numbers.html", "w") as file:
-        file.write(picture(found, facts))
-    print(f"\n{out / 'fp8_numbers.html'} and results.json")
+    html = picture(found, facts)
+    publish(out, "fp8_numbers", html, facts=facts, findings=findings(found), **found)
 
 
 if __name__ == "__main__":

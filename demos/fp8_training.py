@@ -38,7 +38,6 @@ what is interrupted goes on. Remove the folder to measure anew.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import time
@@ -51,7 +50,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, side_by_side, sizes, text_table  # noqa: E402
+from demos.common import chosen, publish, side_by_side, sizes, text_table  # noqa: E402
 from demos.fp8_gradients import FACTORS, LOUD, WAYS  # noqa: E402
 from demos.fp8_lab import (  # noqa: E402
     BRANCHES,
@@ -68,7 +67,6 @@ from demos.fp8_lab import (  # noqa: E402
     work,
 )
 from demos.fp8_tables import SHOWN, Runs, Table, gaps, losses, measure, ratios, tables  # noqa: E402
-from minideepseek.model.files import atomic_write  # noqa: E402
 from minideepseek.reasoning.report import table  # noqa: E402
 from minideepseek.training.figures import Line, line_chart  # noqa: E402
 from minideepseek.training.page import page  # noqa: E402
@@ -285,11 +283,8 @@ def main(arguments: list[str] | None = None) -> None:
     for title, (head, rows) in shown.items():
         print(f"\n{title}\n{text_table(head, rows)}")
     print("\n" + "\n".join(said))
-    with atomic_write(out / "results.json", "w") as file:
-        json.dump({"facts": facts, "findings": said, "gradients": study, "runs": runs}, file)
-    with atomic_write(out / "fp8_training.html", "w") as file:
-        file.write(page("FP8 training", body(facts, said, charts(study, runs, scale), shown)))
-    print(f"\n{out / 'fp8_training.html'} and results.json")
+    html = page("FP8 training", body(facts, said, charts(study, runs, scale), shown))
+    publish(out, "fp8_training", html, facts=facts, findings=said, gradients=study, runs=runs)
 
 
 if __name__ == "__main__":

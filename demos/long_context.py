@@ -24,7 +24,6 @@ three. Writes long_context.html and results.json.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -37,10 +36,9 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, sizes, spread, text_table  # noqa: E402
+from demos.common import chosen, publish, sizes, spread, text_table  # noqa: E402
 from minideepseek import DeepSeekV3, DeepSeekV3Config, no_grad, ops  # noqa: E402
 from minideepseek.autograd.backend import set_threads  # noqa: E402
-from minideepseek.model.files import atomic_write  # noqa: E402
 from minideepseek.model.tokenizer import ByteTokenizer  # noqa: E402
 from minideepseek.reasoning.report import table  # noqa: E402
 from minideepseek.training.corpus import docstring_corpus, prepare_corpus  # noqa: E402
@@ -258,11 +256,8 @@ def main(arguments: list[str] | None = None) -> None:
         {"seconds": s.seconds, "rows": {k: bits.mean(0).tolist() for k, bits in s.rows.items()}}
         for s in seeds
     ]
-    with atomic_write(out / "results.json", "w") as file:
-        json.dump({"facts": facts, "findings": said, "seeds": numbers}, file, indent=1)
-    with atomic_write(out / "long_context.html", "w") as file:
-        file.write(picture(seeds, said, facts))
-    print(f"\n{out / 'long_context.html'} and results.json")
+    html = picture(seeds, said, facts)
+    publish(out, "long_context", html, facts=facts, findings=said, seeds=numbers)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ Caches hold random numbers: the time does not depend on them. Writes mla_cost.ht
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from html import escape
@@ -39,10 +38,9 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, sizes, text_table  # noqa: E402
+from demos.common import chosen, publish, sizes, text_table  # noqa: E402
 from demos.mla_meter import COPIED, FITTED, KINDS, PRODUCTS, RUNS, measure  # noqa: E402
 from minideepseek import DeepSeekV3Config  # noqa: E402
-from minideepseek.model.files import atomic_write  # noqa: E402
 from minideepseek.model.ledger import cache_elements  # noqa: E402
 from minideepseek.reasoning.report import table  # noqa: E402
 from minideepseek.training.figures import Line, line_chart  # noqa: E402
@@ -172,11 +170,8 @@ def main(arguments: list[str] | None = None) -> None:
     for title, (head, rows) in tables(found).items():
         print(f"\n{title}\n{text_table(head, rows)}")
     print("\n" + "\n".join(findings(found)))
-    with atomic_write(out / "results.json", "w") as file:
-        json.dump({"facts": facts, "findings": findings(found), **found}, file, indent=1)
-    with atomic_write(out / "mla_cost.html", "w") as file:
-        file.write(picture(found, facts))
-    print(f"\n{out / 'mla_cost.html'} and results.json")
+    html = picture(found, facts)
+    publish(out, "mla_cost", html, facts=facts, findings=findings(found), **found)
 
 
 if __name__ == "__main__":

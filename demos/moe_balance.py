@@ -29,7 +29,6 @@ Writes moe_balance.html, with the curves and with which bytes go to which expert
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -42,7 +41,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, side_by_side, sizes, spread, text_table  # noqa: E402
+from demos.common import chosen, publish, side_by_side, sizes, spread, text_table  # noqa: E402
 from demos.moe_lab import (  # noqa: E402
     DEFAULT,
     FULL,
@@ -68,7 +67,6 @@ from minideepseek.layers.moe import (  # noqa: E402
     update_bias,
 )
 from minideepseek.layers.standard_moe import balance_loss  # noqa: E402
-from minideepseek.model.files import atomic_write  # noqa: E402
 from minideepseek.model.transformer import DeepSeekV3  # noqa: E402
 from minideepseek.reasoning.report import table  # noqa: E402
 from minideepseek.training.figures import Line, line_chart  # noqa: E402
@@ -302,12 +300,9 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     said = findings(seeds)
     print(f"\n{facts}\n\n{text_table(head, rows)}\n\n" + "\n".join(said))
-    with atomic_write(out / "results.json", "w") as file:
-        json.dump({"facts": facts, "findings": said, "seeds": seeds}, file)
-    with atomic_write(out / "moe_balance.html", "w") as file:
-        title = "Three ways to balance experts, and two to fail"
-        file.write(page(title, f"<p>{escape(facts)}</p>{body(seeds, head, rows, said)}"))
-    print(f"\n{out / 'moe_balance.html'} and results.json")
+    title = "Three ways to balance experts, and two to fail"
+    html = page(title, f"<p>{escape(facts)}</p>{body(seeds, head, rows, said)}")
+    publish(out, "moe_balance", html, facts=facts, findings=said, seeds=seeds)
 
 
 if __name__ == "__main__":

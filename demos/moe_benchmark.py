@@ -26,7 +26,6 @@ Prints the tables and what they say; writes moe_benchmark.html and results.json.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import time
@@ -40,7 +39,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, side_by_side, sizes, spread, text_table  # noqa: E402
+from demos.common import chosen, publish, side_by_side, sizes, spread, text_table  # noqa: E402
 from demos.moe_lab import (  # noqa: E402
     DEFAULT,
     FULL,
@@ -71,7 +70,6 @@ from minideepseek.layers.standard_moe import (  # noqa: E402
     softmax_of_top,
     top_of_softmax,
 )
-from minideepseek.model.files import atomic_write  # noqa: E402
 from minideepseek.reasoning.report import table  # noqa: E402
 from minideepseek.training.figures import Line, line_chart  # noqa: E402
 from minideepseek.training.page import page  # noqa: E402
@@ -277,12 +275,9 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"\n{facts}\n\n{text_table(['', *COLUMNS], rows)}\n")
     print(text_table(["", "forward, backward s", "to the first", "AdamW s"], many) + "\n")
     print("\n".join(said))
-    with atomic_write(out / "results.json", "w") as file:
-        json.dump({"facts": facts, "findings": said, "seeds": seeds, "growth": grown}, file)
-    with atomic_write(out / "moe_benchmark.html", "w") as file:
-        html = f"<p>{escape(facts)}</p>{body(seeds, rows, many, said)}"
-        file.write(page("Few large experts against many small ones", html))
-    print(f"\n{out / 'moe_benchmark.html'} and results.json")
+    html = f"<p>{escape(facts)}</p>{body(seeds, rows, many, said)}"
+    html = page("Few large experts against many small ones", html)
+    publish(out, "moe_benchmark", html, facts=facts, findings=said, seeds=seeds, growth=grown)
 
 
 if __name__ == "__main__":

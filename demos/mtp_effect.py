@@ -38,7 +38,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, side_by_side, sizes, spread, text_table  # noqa: E402
+from demos.common import chosen, publish, side_by_side, sizes, spread, text_table  # noqa: E402
 from minideepseek.model.config import DeepSeekV3Config  # noqa: E402
 from minideepseek.model.files import atomic_write  # noqa: E402
 from minideepseek.model.tokenizer import ByteTokenizer  # noqa: E402
@@ -222,13 +222,10 @@ def main(arguments: list[str] | None = None) -> None:
         f"{time.perf_counter() - began:.0f} s on {options.cores} cores"
     )
     print(f"\n{facts}\n\n{text_table(head, rows)}\n\n" + "\n".join(said))
-    with atomic_write(out / "results.json", "w") as file:
-        json.dump({"facts": facts, "findings": said, "seeds": seeds}, file)
     html = f"<p>{escape(facts)}</p>{table(head[1:], rows)}<h2>What it shows</h2><ul>"
     html += "".join(f"<li>{escape(s)}</li>" for s in said) + f"</ul>{chart(seeds)}"
-    with atomic_write(out / "mtp_effect.html", "w") as file:
-        file.write(page("Multi-token prediction, and the main model's loss", html))
-    print(f"\n{out / 'mtp_effect.html'} and results.json")
+    html = page("Multi-token prediction, and the main model's loss", html)
+    publish(out, "mtp_effect", html, facts=facts, findings=said, seeds=seeds)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ A speed-up above 1 is the size from which on drafts pay. The trained model stays
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import time
@@ -43,7 +42,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, sizes, text_table  # noqa: E402
+from demos.common import chosen, publish, sizes, text_table  # noqa: E402
 from demos.speculative_lab import (  # noqa: E402
     KEY,
     PROMPT,
@@ -62,7 +61,6 @@ from demos.speculative_lab import (  # noqa: E402
 from minideepseek.autograd.backend import set_threads  # noqa: E402
 from minideepseek.errors import InputError  # noqa: E402
 from minideepseek.model.config import DeepSeekV3Config  # noqa: E402
-from minideepseek.model.files import atomic_write  # noqa: E402
 from minideepseek.model.generate import generate  # noqa: E402
 from minideepseek.model.speculative import SpeculativeStats, generate_speculative  # noqa: E402
 from minideepseek.model.tokenizer import ByteTokenizer  # noqa: E402
@@ -298,12 +296,9 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"\n{text_table(*grown_cells(grown))}\n\n" + "\n".join(said))
     print(f"\nmeasuring took {time.perf_counter() - began:.0f} s")
     found = {"acceptance": rows, "along": beside, "speed": speed, "sizes": grown}
-    with atomic_write(out / "results.json", "w") as file:
-        json.dump({"facts": facts, "findings": said, "scale": asdict(scale)} | found, file)
     texts = [drafted_text(model, prompts[0], min(3 * scale.new, 240), t) for t in (0.0, 1.0)]
-    with atomic_write(out / "speculative.html", "w") as file:
-        file.write(page("Drafts, and what becomes of them", body(facts, lines, grown, said, texts)))
-    print(f"{out / 'speculative.html'} and results.json")
+    html = page("Drafts, and what becomes of them", body(facts, lines, grown, said, texts))
+    publish(out, "speculative", html, facts=facts, findings=said, scale=asdict(scale), **found)
 
 
 if __name__ == "__main__":
