@@ -5,11 +5,11 @@ A small float is a sign S, a few exponent bits E with a bias b, and m mantissa b
     E > 0     (−1)ˢ · 2^(E − b) · (1 + M/2ᵐ)         normal: the leading 1 is not stored
     E = 0     (−1)ˢ · 2^(1 − b) · M/2ᵐ               subnormal: steps of 2^(1 − b − m) down to zero
 
-            S E M     b   largest       smallest normal, step   E all ones
-    E4M3    1 4 3     7   1.75 · 2⁸       2⁻⁶,  2⁻⁹              numbers too, S.1111.111 is NaN
-    E5M2    1 5 2    15   1.75 · 2¹⁵      2⁻¹⁴, 2⁻¹⁶             M = 0: ∞, else NaN
-    E5M6    1 5 6    15   (2 − 2⁻⁶) · 2¹⁵ 2⁻¹⁴, 2⁻²⁰             M = 0: ∞, else NaN
-    UE8M0   0 8 0   127   2¹²⁷           2⁻¹²⁷, none            NaN; no zero, no sign
+            S E M     b   largest           smallest normal, step   E all ones
+    E4M3    1 4 3     7   1.75 · 2⁸         2⁻⁶,  2⁻⁹               numbers too, S.1111.111 is NaN
+    E5M2    1 5 2    15   1.75 · 2¹⁵        2⁻¹⁴, 2⁻¹⁶              M = 0: ∞, else NaN
+    E5M6    1 5 6    15   (2 − 2⁻⁶) · 2¹⁵   2⁻¹⁴, 2⁻²⁰              M = 0: ∞, else NaN
+    UE8M0   0 8 0   127   2¹²⁷              2⁻¹²⁷, none             NaN; no zero, no sign
 
 E4M3 is V3's format for every product (§3.3.2): `float8_e4m3fn` elsewhere, largest 448, no infinity.
 E5M2 has more range and half the precision; earlier recipes keep gradients in it. E5M6, 12 bits, is
