@@ -3,7 +3,7 @@ r"""DeepSeek-V3 in one file: NumPy alone, every derivative by hand, a minute of 
     python -m demos.microdeepseek [--steps N] [--seed N]
 
 reads the docstrings of Python's standard library byte by byte, learns to continue them, and shows
-on the way what it would write. The whole architecture is here, only small:
+on the way what it would write. What makes DeepSeek-V3 is here, only small:
 
     h = Emb(x)                              MLA  keeps of a byte one short latent and a rotated key,
     h ← h + MLA(norm h)  } in each layer         and makes the keys and values of all heads of them
@@ -18,9 +18,9 @@ How to read it. A @primitive returns a value and `back`, which turns g, the grad
 the value, into those by the arguments; its formula stands beside it. Calls are noted on a tape, and
 `backward` walks it from the end, adding up where an array was used twice. That is all there is.
 
-Where to go next, each with its theory: minideepseek/autograd/engine.py, the same idea grown up;
-layers/mla.py, moe.py and mtp.py; training/optim.py. With the same weights the library has the same
-loss and the same gradients: tests/demos/test_microdeepseek.py.
+Left out: the query's latent, dense first layers, groups of experts, YaRN, V3's small balance loss.
+Next, with the theory: minideepseek/autograd/engine.py, layers/mla.py, moe.py, mtp.py. With the same
+weights the library has the same loss and gradients: tests/demos/test_microdeepseek.py.
 """
 import argparse
 import ast

@@ -102,7 +102,7 @@ def latent(W_DKV, h_t):
     title="Keys of all heads from the latent",
     latex=r"[k_{t,1}^C; k_{t,2}^C; …; k_{t,n_h}^C] = k_t^C = W^{UK} c_t^{KV}",
     library="layers.mla:MultiHeadLatentAttention.attend_naive",
-    code="k_nope, v = ",
+    code="kv = ops.reshape(self.kv_b_proj(c_kv)",
 )
 def keys(W_UK, c_KV, n_h):
     return split(W_UK @ c_KV, n_h)

@@ -80,8 +80,8 @@ def penalty(π, π_ref):  # of one token
     r"\operatorname{clip}(ρ_i, 1 - ε, 1 + ε) A_i) - β D_{\operatorname{KL}}) \\"
     r"ρ_i = \frac{π(o_i | q)}{π_{\operatorname{old}}(o_i | q)}",
     library="reasoning.grpo.objective:grpo_loss",
-    code='if ratio == "sequence"',
-    note='aggregation="sequence", ratio="sequence": an output is one action.',
+    code="lp, real = lp.sum(1",
+    note='aggregation="sequence", ratio="sequence": an output is one action; the line makes it one.',
 )
 def grpo_of_outputs(ρ, A, D_KL, ε, β):  # ρ[i], A[i], D_KL[i]
     G = len(ρ)

@@ -33,8 +33,9 @@ class Folder:
 
     def __init__(self, path: Path, catalogue: Catalogue = EXERCISES) -> None:
         if not path.is_dir():
-            verb = catalogue.verb
-            raise InputError(f"{path}: no such folder; make it: minideepseek {verb} start")
+            where = "" if path == Path(f"my_{catalogue.verb}") else f" {path}"
+            how = f"minideepseek {catalogue.verb} start{where}"
+            raise InputError(f"{path}: no such folder; make it: {how}")
         self.path, self.catalogue = path, catalogue
         self.progress = _read(path / _PROGRESS)
 

@@ -134,12 +134,18 @@ def call(
         shapes = ", ".join(f"{n} {x.shape}" for n, x in zip(names, arrays, strict=True))
         error.add_note(f"called with {shapes}{worded(options)}")
         raise
-    if not isinstance(pulled, (tuple, list)):
+    bare, n = not isinstance(pulled, tuple), len(names)
+    if isinstance(pulled, list) or (bare and n > 1) or not (bare or len(pulled) == n):
+        those = f"a gradient (or None) for each of {', '.join(names)}"
+        if n == 1:
+            said = f"it returned {described(pulled)}, expected an array"
+        elif bare:
+            said = f"it returned {described(pulled)}, expected a tuple, {those}"
+        else:
+            said = f"it returned a tuple of {len(pulled)}, expected one of {n}, {those}"
+        return u, first, (), said
+    if bare:
         pulled = (pulled,)
-    if isinstance(pulled, list) or len(pulled) != len(arrays):
-        those = f"a tuple, a gradient (or None) for each of {', '.join(names)}"
-        said = f"it returned {described(pulled)}, expected "
-        return u, first, (), said + (those if len(names) > 1 else "an array")
     for n, g in zip(names, pulled, strict=True):
         if g is not None and not isinstance(g, (np.ndarray, np.floating)):
             return u, first, (), f"d{n} is {described(g)}, expected an array"

@@ -152,7 +152,7 @@ def test_what_cannot_be_used_is_one_sentence(capsys, mine, tmp_path):
     assert "'qqq'; see: minideepseek exercises list" in refused(capsys, "check", "qqq")
     for part in (["check"], ["list"], ["hint", "add"]):
         said = refused(capsys, *part, "--dir", "nowhere")
-        assert "nowhere: no such folder; make it: minideepseek exercises start" in said
+        assert "nowhere: no such folder; make it: minideepseek exercises start nowhere\n" in said
     mine.file("add").unlink()
     assert "my_exercises/add.py: no such file; copy it with" in refused(capsys, "check", "add")
     for text in ("{", "[]", '{"add": 3}'):
