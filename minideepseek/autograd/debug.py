@@ -33,6 +33,7 @@ def caller() -> str:
 
 
 def check_output(name: str, y: Array) -> None:
+    """DivergedError, naming the primitive and the caller's line, for NaN or Inf in its output y."""
     if y.dtype.kind == "f" and not is_finite(y):
         raise DivergedError(f"{name}: NaN or Inf in its output of shape {y.shape}, at {caller()}")
 
@@ -52,6 +53,7 @@ def checked(function: Callable) -> Callable:
 
 
 def check_vjp(node: Any, g: Array, before: Array, gradients: tuple) -> None:
+    """ValueError, naming the node, for a vjp that wrote into g or changed a dtype."""
     if not bool((g == before).all()) and is_finite(before):
         raise ValueError(f"{node.name}: its vjp wrote into the gradient it was given")
     for i, (parent, gx) in enumerate(zip(node.parents, gradients, strict=True)):

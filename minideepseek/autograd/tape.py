@@ -150,6 +150,7 @@ def unbroadcast(g: Array, shape: tuple[int, ...], name: str = "unbroadcast") -> 
 
 @contextlib.contextmanager
 def recording(on: bool) -> Iterator[None]:
+    """A context in which primitives make nodes, or do not. Per thread."""
     before, state.recording = state.recording, on
     try:
         yield

@@ -105,15 +105,19 @@ class Tensor:
         raise TypeError("a Tensor is not turned into an array silently; take .data or .numpy()")
 
     def sum(self, axis=None, keepdims: bool = False) -> Tensor:
+        """Over an axis, a tuple of axes or all; the shape without them."""
         return ops.sum(self, axis=axis, keepdims=keepdims)
 
     def mean(self, axis=None, keepdims: bool = False) -> Tensor:
+        """As `sum`, divided by how many were added."""
         return ops.mean(self, axis=axis, keepdims=keepdims)
 
     def reshape(self, *shape) -> Tensor:
+        """The same entries in another shape; a tuple, or its numbers."""
         return ops.reshape(self, shape=shape[0] if len(shape) == 1 else shape)
 
     def transpose(self, *axes) -> Tensor:
+        """Axes in another order; reversed if none is given."""
         return ops.transpose(self, axes=axes or None)
 
     def __len__(self) -> int:

@@ -51,6 +51,7 @@ class Figure:
 
     @property
     def anchor(self) -> str:
+        """Its id in a page."""
         return f"moving-{self.kind}"
 
     @property

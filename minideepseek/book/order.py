@@ -51,6 +51,7 @@ class Page:
 
     @property
     def url(self) -> str:
+        """Where it is, from any other page."""
         return f"{self.name}.html"
 
     @property

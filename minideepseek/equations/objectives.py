@@ -81,7 +81,7 @@ def penalty(π, π_ref):  # of one token
     r"ρ_i = \frac{π(o_i | q)}{π_{\operatorname{old}}(o_i | q)}",
     library="reasoning.grpo.objective:grpo_loss",
     code="lp, real = lp.sum(1",
-    note='aggregation="sequence", ratio="sequence": an output is one action; the line makes it one.',
+    note='aggregation="sequence", ratio="sequence": the line makes an output one action.',
 )
 def grpo_of_outputs(ρ, A, D_KL, ε, β):  # ρ[i], A[i], D_KL[i]
     G = len(ρ)

@@ -40,6 +40,7 @@ class Folder:
         self.progress = _read(path / _PROGRESS)
 
     def file(self, name: str) -> Path:
+        """Where the learner's answer to an exercise is."""
         return self.path / f"{name}.py"
 
     def text(self, name: str) -> str | None:
@@ -77,6 +78,7 @@ class Folder:
         self.save()
 
     def save(self) -> None:
+        """Write the record of progress, atomically."""
         with atomic_write(self.path / _PROGRESS, "w") as file:
             json.dump(self.progress, file, indent=1)
 

@@ -134,15 +134,15 @@ def call(
         shapes = ", ".join(f"{n} {x.shape}" for n, x in zip(names, arrays, strict=True))
         error.add_note(f"called with {shapes}{worded(options)}")
         raise
-    bare, n = not isinstance(pulled, tuple), len(names)
-    if isinstance(pulled, list) or (bare and n > 1) or not (bare or len(pulled) == n):
+    bare, many = not isinstance(pulled, tuple), len(names)
+    if isinstance(pulled, list) or (bare and many > 1) or not (bare or len(pulled) == many):
         those = f"a gradient (or None) for each of {', '.join(names)}"
-        if n == 1:
+        if many == 1:
             said = f"it returned {described(pulled)}, expected an array"
         elif bare:
             said = f"it returned {described(pulled)}, expected a tuple, {those}"
         else:
-            said = f"it returned a tuple of {len(pulled)}, expected one of {n}, {those}"
+            said = f"it returned a tuple of {len(pulled)}, expected one of {many}, {those}"
         return u, first, (), said
     if bare:
         pulled = (pulled,)
@@ -155,6 +155,7 @@ def call(
 
 
 def worded(options: dict) -> str:
+    """", name=value" for each option: how a call is shown."""
     return "".join(f", {name}={value}" for name, value in options.items())
 
 

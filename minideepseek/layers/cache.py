@@ -4,8 +4,8 @@ Multi-head latent attention needs, per token and layer, one vector of
 
     kv_lora_rank + qk_rope_head_dim   numbers:   [ c^KV after its norm | k^R after its rotation ]
 
-and nothing per head (chapter 2). The attention of chapter 1 keeps [ k | v ] of every key-value head
-in the same way, as one longer vector.
+and nothing per head (chapter 2; V2 eq. 9 and 15). The attention of chapter 1 keeps [ k | v ] of
+every key-value head in the same way, as one longer vector.
 
 Rows of a batch may hold different numbers of tokens: prompts are padded on the right, `append` is
 told how many of the new tokens of each row are real, and the next append writes over the padding.

@@ -2,9 +2,9 @@ r"""One decoder layer: attention, then an MLP or a mixture of experts, each behi
 
     h = x + Attention(norm(x)) ,      y = h + FFN(norm(h))
 
-The norms stand before the branches (pre-norm), so that the sum x → h → y runs through the whole
-model untouched. The first `first_k_dense_replace` layers have a plain SwiGLU, the others
-DeepSeekMoE (V3: three dense layers of 61).
+(MoE paper, eq. 1–2, which leave the norms out.) They stand before the branches (pre-norm), so that
+the sum x → h → y runs through the whole model untouched. The first `first_k_dense_replace` layers
+have a plain SwiGLU, the others DeepSeekMoE (V3: three dense layers of 61).
 """
 
 from __future__ import annotations

@@ -41,11 +41,13 @@ class Init:
         self.rng, self.std, self.dtype = rng, std, dtype
 
     def normal(self, *shape: int) -> Parameter:
+        """A Parameter of N(0, std²) numbers of this shape; zeros without an rng."""
         if self.rng is None:
             return self.full(0.0, *shape)
         return Parameter(backend.normal(self.rng, shape, self.std, self.dtype))
 
     def full(self, value: float, *shape: int) -> Parameter:
+        """A Parameter of `value` in this shape."""
         return Parameter(backend.full(shape, value, self.dtype))
 
 

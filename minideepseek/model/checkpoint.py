@@ -204,6 +204,7 @@ def _split(tensors: _Stored, most: int | None) -> list[list[str]]:
 
 
 def one_of(names: tuple[str, ...], dtype: Any) -> str:
+    """The dtype's name if it is one of `names`; InputError if not."""
     with suppress(TypeError, ValueError):
         if dtype is not None and np.dtype(dtype).name in names:  # NumPy's None is float64
             return np.dtype(dtype).name

@@ -162,6 +162,7 @@ class Places(Init):
     """Parameters without numbers, each to be replaced by one that is read."""
 
     def full(self, value: float, *shape: int) -> Parameter:
+        """A Parameter of no entries in place of one of this shape."""
         return Parameter(backend.full((0,) * len(shape), value, self.dtype))
 
 

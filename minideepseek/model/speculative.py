@@ -38,13 +38,13 @@ p and q are the laws that are sampled from: temperature, top_k and top_p are app
 sets may differ. A token that top_p leaves to q and not to p is always refused (p(y) = 0), one that
 it leaves to p alone comes by the residual. Greedy laws are points: y is accepted if it is the
 argmax, and otherwise the argmax is written. Two ways to write another law: to accept above a
-threshold; to draw from p itself after a refusal, which gives min(p, q) + TV · p. To forget the bonus
-token changes no law and costs a token a round.
+threshold; to draw from p itself after a refusal, which gives min(p, q) + TV · p. To forget the
+bonus token changes no law and costs a token a round.
 
-If each draft is accepted with α, whatever came before it, a round writes (1 − α^{K+1}) / (1 − α) tokens on average
-(Leviathan et al., eq. 1), and pays if that is more than its time, counted in steps of plain
-decoding. V3 accepts 85 to 90 % of second tokens and writes 1.8 times as fast (§5.4.3). What it is
-here, and from which size on it pays: `python -m demos.speculative`.
+If each draft is accepted with α, whatever came before it, a round writes (1 − α^{K+1}) / (1 − α)
+tokens on average (Leviathan et al., eq. 1), and pays if that is more than its time, counted in
+steps of plain decoding. V3 accepts 85 to 90 % of second tokens and writes 1.8 times as fast
+(§5.4.3). What it is here, and from which size on it pays: `python -m demos.speculative`.
 
 What the caches hold
 --------------------

@@ -162,6 +162,11 @@ def show_text(text: str) -> str:
     return "".join(parts)
 
 
+def paragraph(text: str) -> str:
+    """A `<p>` of text that is HTML already."""
+    return f"<p>{text}</p>"
+
+
 def cell(value: Any) -> str:
     """One value as escaped text for a table: null as a dash, lists with commas."""
     if value is None:

@@ -32,7 +32,7 @@ import numpy as np
 
 from minideepseek.model.files import atomic_write
 from minideepseek.training.figures import LEVEL_NAMES, SMOOTHED, Line, heat_map, line_chart
-from minideepseek.training.page import cell, page, show_text
+from minideepseek.training.page import cell, page, paragraph, show_text
 from minideepseek.training.scales import matrix, number, short
 
 
@@ -85,6 +85,7 @@ def layer_names(record: RunRecord, count: int) -> list[str]:
 
 
 def curve(record: RunRecord, key: str, name: str, colour: int = 0) -> Line:
+    """A line of one key over the steps."""
     return Line(name, steps(record.metrics), column(record.metrics, key), colour)
 
 
@@ -101,18 +102,12 @@ def missing(record: RunRecord, key: str) -> str:
         for step, row in zip(steps(record.metrics), record.metrics, strict=True)
         if row.get(key) is not None and math.isnan(number(row[key]))
     ]
-    if not bad:
-        return ""
-    more = f" and {len(bad) - 3:,} more" if len(bad) > 3 else ""
     places = ", ".join(f"{step:,}" for step in bad[:3])
-    return f" <strong>Not a finite number at step {places}{more}.</strong>"
+    places += f" and {len(bad) - 3:,} more" if len(bad) > 3 else ""
+    return f" <strong>Not a finite number at step {places}.</strong>" if bad else ""
 
 
 # ----------------------------------------------------------------------------- the sections
-def paragraph(text: str) -> str:
-    return f"<p>{text}</p>"
-
-
 def verdict(record: RunRecord) -> str:
     """One paragraph: the last bits per byte, which compressors it beats, where it loses."""
     measured = [row for row in record.metrics if row.get("bits_per_byte") is not None]
@@ -139,6 +134,7 @@ def verdict(record: RunRecord) -> str:
 
 
 def bits_per_byte(record: RunRecord) -> str:
+    """Section: held-out bits per byte beside the compressors'."""
     measured = [row for row in record.metrics if row.get("bits_per_byte") is not None]
     if not measured:
         return ""
@@ -164,6 +160,7 @@ def bits_per_byte(record: RunRecord) -> str:
 
 
 def samples(record: RunRecord) -> str:
+    """Section: what the model wrote on the way."""
     if not record.samples:
         return ""
     blocks = "".join(
@@ -177,6 +174,7 @@ def samples(record: RunRecord) -> str:
 
 
 def loss(record: RunRecord) -> str:
+    """Section: training and held-out loss."""
     if not record.metrics:
         return ""
     lines = [curve(record, "main_loss", "next token")]
@@ -194,6 +192,7 @@ def loss(record: RunRecord) -> str:
 
 
 def mtp_loss(record: RunRecord) -> str:
+    """Section: the modules' losses beside the main model's."""
     if all(row.get("mtp_loss") is None for row in record.metrics):
         return ""
     lines = [
@@ -210,6 +209,7 @@ def mtp_loss(record: RunRecord) -> str:
 
 
 def expert_load(record: RunRecord) -> str:
+    """Section: how the tokens spread over the experts, by layer."""
     loads = [matrix(rows) for rows in by_layer(record.metrics, "expert_load")]
     if not loads:
         return ""
@@ -228,6 +228,7 @@ def expert_load(record: RunRecord) -> str:
 
 
 def max_vio(record: RunRecord) -> str:
+    """Section: MaxVio by layer."""
     values = matrix(by_layer(record.metrics, "max_vio"))  # (layers, N)
     if not len(values):
         return ""
@@ -250,6 +251,7 @@ def max_vio(record: RunRecord) -> str:
 
 
 def pace(record: RunRecord) -> str:
+    """Section: tokens per second, gradient norm, learning rate."""
     x = steps(record.metrics)
     charts = []
     for key, unit in (
@@ -264,6 +266,7 @@ def pace(record: RunRecord) -> str:
 
 
 def notes(record: RunRecord) -> str:
+    """Section: what the run noted."""
     items = "".join(f"<li>{show_text(note)}</li>" for note in record.notes)
     return f"<h2>Notes</h2><ul>{items}</ul>" if items else ""
 
@@ -304,6 +307,7 @@ def final_numbers(record: RunRecord) -> str:
 
 
 def facts(record: RunRecord) -> str:
+    """Section: the run's settings and the machine."""
     body = "".join(
         f'<tr><th scope="row">{show_text(name)}</th><td>{cell(value)}</td></tr>'
         for name, value in record.config.items()

@@ -140,8 +140,13 @@ class Training(Protocol):
     tokens: int
     seconds: float
 
-    def step(self) -> dict[str, Any]: ...
-    def evaluations(self) -> dict[str, Any]: ...
+    def step(self) -> dict[str, Any]:
+        """One update; its metrics."""
+        ...
+
+    def evaluations(self) -> dict[str, Any]:
+        """The metrics of a held-out evaluation, where one is due."""
+        ...
 
 
 class Trainer:

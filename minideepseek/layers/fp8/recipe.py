@@ -97,9 +97,11 @@ class HighPrecision(NamedTuple):
     """The tile that quantises nothing."""
 
     def round(self, x: Array) -> Array:
+        """x (N, K) as it is."""
         return x
 
     def keep(self, x: Array) -> HeldArray:
+        """x (N, K), held and not copied."""
         return HeldArray(x)
 
 
@@ -109,6 +111,7 @@ class HeldArray(NamedTuple):
     values: Array
 
     def read(self, dtype: Any = "float32") -> Array:
+        """The array (N, K), in `dtype`."""
         return self.values.astype(dtype, copy=False)
 
 

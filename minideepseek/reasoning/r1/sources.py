@@ -20,9 +20,17 @@ Sample = tuple[np.ndarray, np.ndarray]  # ids (N,) of a prompt and of the respon
 class Source(Protocol):
     """Samples, and the place where it stands."""
 
-    def next_batch(self) -> list[Sample]: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def next_batch(self) -> list[Sample]:
+        """The samples of one step."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands, for a checkpoint."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Stand there again."""
+        ...
 
 
 class Demonstrations:
