@@ -6,7 +6,7 @@ import argparse
 import json
 import multiprocessing
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,14 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     """The mean, with the standard deviation over seeds where there are several."""
     text = f"{statistics.mean(values):.{digits}f}"
     return text if len(values) == 1 else f"{text} ±\u00a0{statistics.stdev(values):.{digits}f}"
+
+
+def show(facts: str, tables: Mapping[str, tuple], said: Iterable[str]) -> None:
+    """Facts, then tables by title, (heading, rows) each, then what they say."""
+    print(facts)
+    for title, (head, rows) in tables.items():
+        print(f"\n{title}\n{text_table(head, rows)}")
+    print("\n" + "\n".join(said))
 
 
 def publish(out: Path, name: str, html: str, **numbers: Any) -> None:

@@ -36,7 +36,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, publish, side_by_side, sizes, text_table  # noqa: E402
+from demos.common import chosen, publish, show, side_by_side, sizes  # noqa: E402
 from minideepseek import DeepSeekV3, DeepSeekV3Config, generate, no_grad, set_threads  # noqa: E402
 from minideepseek.autograd.backend import serial  # noqa: E402
 from minideepseek.layers.fp8 import recipe  # noqa: E402
@@ -329,10 +329,7 @@ def main(arguments: list[str] | None = None) -> None:
     seeds = list(side_by_side(measure, jobs, cores))
     said, trained = findings(seeds), f"{size[0]}, {size[1]} steps, seeds: {count}"
     facts = f"{options.model or trained}; {time.perf_counter() - began:.0f} s"
-    print(facts)
-    for title, (head, rows) in tables(seeds).items():
-        print(f"\n{title}\n{text_table(head, rows)}")
-    print("\n" + "\n".join(said))
+    show(facts, tables(seeds), said)
     html = page("A trained model, a byte a weight", f"<p>{escape(facts)}</p>{body(seeds, said)}")
     publish(out, "fp8_inference", html, facts=facts, findings=said, seeds=seeds)
 

@@ -43,7 +43,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import ml_dtypes  # noqa: E402, F401  gives NumPy the name float8_e4m3fn
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, publish, sizes, text_table  # noqa: E402
+from demos.common import chosen, publish, show, sizes  # noqa: E402
 from demos.mla_meter import seconds_of  # noqa: E402
 from minideepseek import fp8  # noqa: E402
 from minideepseek.reasoning.report import table  # noqa: E402
@@ -316,10 +316,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"one thread, {scale.rounds} rounds; {scale.tokens} tokens; {scale.outputs} × "
         f"{scale.outputs} outputs; {time.perf_counter() - began:.0f} seconds"
     )
-    print(facts)
-    for title, (head, rows) in tables(found).items():
-        print(f"\n{title}\n{text_table(head, rows)}")
-    print("\n" + "\n".join(findings(found)))
+    show(facts, tables(found), findings(found))
     html = picture(found, facts)
     publish(out, "fp8_numbers", html, facts=facts, findings=findings(found), **found)
 

@@ -50,7 +50,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, publish, side_by_side, sizes, text_table  # noqa: E402
+from demos.common import chosen, publish, show, side_by_side, sizes  # noqa: E402
 from demos.fp8_gradients import FACTORS, LOUD, WAYS  # noqa: E402
 from demos.fp8_lab import (  # noqa: E402
     BRANCHES,
@@ -279,10 +279,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"{time.perf_counter() - began:.0f} seconds"
     )
     said, shown = findings(study, runs, scale), tables(study, runs)
-    print(f"\n{facts}")
-    for title, (head, rows) in shown.items():
-        print(f"\n{title}\n{text_table(head, rows)}")
-    print("\n" + "\n".join(said))
+    show(f"\n{facts}", shown, said)
     html = page("FP8 training", body(facts, said, charts(study, runs, scale), shown))
     publish(out, "fp8_training", html, facts=facts, findings=said, gradients=study, runs=runs)
 

@@ -38,7 +38,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, publish, sizes, text_table  # noqa: E402
+from demos.common import chosen, publish, show, sizes  # noqa: E402
 from demos.mla_meter import COPIED, FITTED, KINDS, PRODUCTS, RUNS, measure  # noqa: E402
 from minideepseek import DeepSeekV3Config  # noqa: E402
 from minideepseek.model.ledger import cache_elements  # noqa: E402
@@ -166,10 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"{found['flops_per_second'] / 1e9:.0f} GFLOP/s and copies at "
         f"{found['bytes_per_second'] / 1e9:.1f} GB/s; {time.perf_counter() - began:.0f} seconds"
     )
-    print(facts)
-    for title, (head, rows) in tables(found).items():
-        print(f"\n{title}\n{text_table(head, rows)}")
-    print("\n" + "\n".join(findings(found)))
+    show(facts, tables(found), findings(found))
     html = picture(found, facts)
     publish(out, "mla_cost", html, facts=facts, findings=findings(found), **found)
 

@@ -12,10 +12,10 @@ import io
 import json
 import linecache
 import os
+import runpy
 import subprocess
 import sys
 import threading
-import types
 import warnings
 from collections.abc import Callable
 from dataclasses import astuple
@@ -70,11 +70,8 @@ def examine(task: Exercise, name: str, path: str) -> list[Line]:
 
 
 def load(name: str, path: str) -> Callable:
-    """The function `name` of a learner's file."""
-    module = types.ModuleType(name)
-    module.__file__ = path
-    exec(compile(Path(path).read_bytes(), path, "exec"), module.__dict__)
-    found = getattr(module, name, None)
+    """The function `name` of a learner's file, which is run as it is now: no bytecode is kept."""
+    found = runpy.run_path(path, run_name=name).get(name)
     if not callable(found):
         raise AttributeError(f"it defines no function {name}")
     return found

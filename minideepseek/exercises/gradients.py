@@ -159,6 +159,20 @@ def worded(options: dict) -> str:
     return "".join(f", {name}={value}" for name, value in options.items())
 
 
+def entry_by_entry(rng: np.random.Generator) -> list[Case]:
+    """Cases of a function of one array that acts on each entry alone."""
+    return [Case([rng.standard_normal((2, 3))]), Case([rng.standard_normal(())], stage="numbers")]
+
+
+def along_an_axis(rng: np.random.Generator) -> list[Case]:
+    """Cases of a function of one array along its option `axis`, the last if not given."""
+
+    def case(*shape: int, stage: str = "", axis: int = -1) -> Case:
+        return Case([rng.standard_normal(shape)], {"axis": axis}, stage)
+
+    return [case(2, 3), case(3, 4, stage="axis", axis=0), case(2, 3, 4, stage="axis", axis=1)]
+
+
 def described(x: Any) -> str:
     """A value that somebody returned, in a few words."""
     if isinstance(x, (tuple, list)):
