@@ -16,6 +16,9 @@ then the token's own g, quantised once and dispatched like x:
     dD = Q(g)ᵀ Q(a) ,                 both in 128 × 1 tiles of this expert's tokens
     dx = Q(dz) Q(G) + Q(du) Q(U) ,    dG = Q(dz)ᵀ Q(x̄) ,   dU = Q(du)ᵀ Q(x̄)
 
+dD reads g itself, as if all were one machine. An expert's own would have ḡ alone and make Q(ḡ) of
+it; with V3's powers of two that is Q(g) but for numbers that are subnormal in one of the two tiles.
+
 **What is kept**: the codes of x̄ (one row a token, however many experts it goes to) and z and u in
 FP8, one byte a number; a is computed again from those in backward, as V3 caches SwiGLU's inputs.
 backward therefore sees z and u rounded, forward does not.
