@@ -7,7 +7,7 @@ import pytest
 
 from minideepseek.exercises.catalogue import EXERCISES
 from minideepseek.exercises.examine import check_file, examine
-from minideepseek.exercises.exercise import OK, OPEN, WRONG, Line
+from minideepseek.exercises.exercise import OK, OPEN, WRONG, Line, solved
 from minideepseek.exercises.gradients import Case, gradients
 from minideepseek.exercises.properties import compare, properties
 
@@ -59,6 +59,12 @@ def test_a_learner_s_error_is_one_line_on_it(what, tmp_path):
     assert len(wrong) == 1 and wrong[0].name == name, lines
     assert wrong[0].text.startswith(begins.format(file=file)), wrong[0].text
     assert "minideepseek/exercises" not in wrong[0].text  # nothing of ours
+
+
+def test_what_a_file_does_as_a_script_is_left_out(tmp_path):
+    file = tmp_path / "add.py"
+    file.write_text(filled("add", "return g, g") + '\nif __name__ == "__main__":\n    1 / 0\n')
+    assert solved(examine(EXERCISES.load("add"), "add", str(file)))
 
 
 def test_a_part_of_the_gradients_may_come_first(tmp_path):

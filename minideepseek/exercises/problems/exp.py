@@ -42,6 +42,7 @@ EXERCISE = Exercise(
         Mistake("g *= y\nreturn g", "vjp", "the vjp writes into an argument or into g"),
         Mistake("np.multiply(g, y, out=y)\nreturn y", "vjp", "returns an array that it keeps"),
         Mistake("return (g * y).tolist()", "vjp", "a list"),
+        Mistake("return g * y if y.ndim else y", "numbers", "ignores the incoming gradient g"),
         Mistake("return g * np.exp(x.astype(np.float64))", "float32", "dx is float64"),
     ),
 )
