@@ -30,12 +30,14 @@ import contextlib
 import itertools
 import os
 import queue
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy
 
+from minideepseek.autograd import cuda
 from minideepseek.errors import InputError
 
 Array = Any  # numpy.ndarray, cupy.ndarray or the tests' stand-in
@@ -71,33 +73,30 @@ def register_device(name: str, xp: Any, array_type: type, from_host, to_host) ->
 register_device("cpu", numpy, numpy.ndarray, lambda a: numpy.asarray(a, order="C"), numpy.asarray)
 
 
-def _register_cuda() -> str | None:
-    """Register cupy as "cuda"; None on success, else the one sentence that says what is missing."""
+def _register_cuda(name: str) -> None:
+    """Make cupy and a card known as "cuda" and as "cuda:N"; InputError says what is missing."""
+    if "cuda" in _DEVICES:
+        used = cuda.describe(_DEVICES["cuda"].xp)
+        raise InputError(f"device: got {name!r}, this process computes on {used}, and on no other")
     try:
         import cupy
-    except ImportError:
-        return "cupy is not installed; install minideepseek[cuda12] or minideepseek[cuda13]"
-    major = int(cupy.__version__.split(".")[0])
-    if major < 14:
-        return f"cupy {cupy.__version__} is installed, 14 or newer is needed"
-    try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f"cupy is installed but finds no usable CUDA driver ({error})"
-    if count < 1:
-        return "cupy is installed but no CUDA device is present"
+    except ImportError as error:
+        raise InputError(cuda.not_imported(error)) from None
+    card = cuda.use_card(cupy, int(name[5:] or 0))
     register_device("cuda", cupy, cupy.ndarray, cupy.asarray, cupy.asnumpy)
-    return None
+    _DEVICES[card] = _DEVICES["cuda"]
 
 
 def get_device(name: str) -> Device:
-    """The device called "cpu", "cuda" or as registered; InputError says what to install."""
-    if name == "cuda" and "cuda" not in _DEVICES:
-        reason = _register_cuda()
-        if reason is not None:
-            raise InputError(f"device 'cuda' is not available: {reason}")
+    """The device called "cpu", "cuda", "cuda:1" or as registered; InputError says what to install.
+
+    A process computes on one card, the first that it asks for.
+    """
+    if name not in _DEVICES and re.fullmatch(r"cuda(:\d+)?", str(name)):
+        _register_cuda(name)
     if name not in _DEVICES:
-        raise InputError(f"device: got {name!r}, expected one of {sorted({*_DEVICES, 'cuda'})}")
+        known = sorted({device.name for device in _DEVICES.values()} | {"cuda"})
+        raise InputError(f"device: got {name!r}, expected one of {known}")
     return _DEVICES[name]
 
 
@@ -284,7 +283,8 @@ def parallel_for(body: Callable[[Any], None], blocks: Sequence[Any]) -> None:
     The first exception of any block is raised here after all threads have stopped.
     """
     pool = _pool
-    if pool is None or len(blocks) < 2 or getattr(_local, "inside", False):
+    alone = "cuda" in _DEVICES  # one thread launches: others would have CUDA state of their own
+    if pool is None or len(blocks) < 2 or alone or getattr(_local, "inside", False):
         for block in blocks:
             body(block)
         return
@@ -313,8 +313,8 @@ def parallel_for(body: Callable[[Any], None], blocks: Sequence[Any]) -> None:
 
 def synchronize(array: Array) -> None:
     """Wait until everything queued on the device of `array` is done; nothing to do on the host."""
-    if device_of(array).name == "cuda":
-        device_of(array).xp.cuda.Stream.null.synchronize()
+    if (xp := device_of(array).xp) is not numpy:
+        xp.cuda.Stream.null.synchronize()
 
 
 def memory_bytes(name: str) -> int:
