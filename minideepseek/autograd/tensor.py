@@ -56,7 +56,8 @@ class Tensor:
 
     def to(self, device: str) -> Tensor:
         """A constant with this data on `device` ("cpu", "cuda"); itself if it is there already."""
-        return self if self.device == device else Tensor(backend.to_device(self.data, device))
+        data = backend.to_device(self.data, device)
+        return self if data is self.data else Tensor(data)
 
     def backward(self, g: Any = None) -> None:
         """Add d(self)/d(p) to `p.grad` of every Parameter p below; see `backward`."""

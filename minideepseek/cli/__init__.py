@@ -31,7 +31,8 @@ import sys
 from collections.abc import Sequence
 
 from minideepseek.cli import book, equations, exercises, journey, language, reasoning, zoo
-from minideepseek.cli.machine import complain
+from minideepseek.cli.machine import complain, out_of_memory
+from minideepseek.cli.notices import plain_warnings
 from minideepseek.errors import DivergedError, GateError, MiniDeepSeekError
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"):
@@ -45,13 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal without the letter γ shows a ?; a log is written line by line.
             stream.reconfigure(errors="replace", line_buffering=True)
+    options = argparse.Namespace()
     try:
         options = build_parser().parse_args(arguments)
-        return options.run(options)
+        with plain_warnings():
+            return options.run(options)
     except (DivergedError, GateError) as error:
         return complain(str(error), 3)
     except MiniDeepSeekError as error:
         return complain(str(error), 2)
+    except MemoryError as error:
+        return complain(out_of_memory(error, options), 2)
     except BrokenPipeError:  # whoever read the output has seen enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

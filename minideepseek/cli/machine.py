@@ -36,9 +36,13 @@ def generator(seed: int) -> Any:
 def machine_options(parser: argparse.ArgumentParser) -> None:
     """--threads and --device."""
     parser.add_argument("--threads", type=int, default=2, help="threads (2)")
-    parser.add_argument(
-        "--device", help="cpu or cuda (default: MINIDEEPSEEK_DEVICE, else cpu)", default=None
-    )
+    device_option(parser)
+
+
+def device_option(parser: argparse.ArgumentParser) -> None:
+    """--device alone."""
+    where = "cpu, cuda, or cuda:1 for a second card (default: MINIDEEPSEEK_DEVICE, else cpu)"
+    parser.add_argument("--device", help=where)
 
 
 def given(options: argparse.Namespace, *names: str) -> dict:
@@ -48,16 +52,36 @@ def given(options: argparse.Namespace, *names: str) -> dict:
 
 def set_up_machine(options: argparse.Namespace) -> str:
     """Threads and device; prints the device and why, once."""
-    from minideepseek.autograd.backend import get_device, set_threads
+    from minideepseek.autograd.backend import set_threads
 
     warnings.simplefilter("ignore", RuntimeWarning)  # NaN and Inf: the trainer names them
     set_threads(options.threads)
-    if options.device is not None:
-        name, why = options.device, "--device"
+    return choose_device(options.device, f"; threads: {options.threads}")
+
+
+def choose_device(asked: str | None, also: str = "") -> str:
+    """The device's name: as asked, else MINIDEEPSEEK_DEVICE, else cpu; prints it and why."""
+    from minideepseek.autograd import cuda
+    from minideepseek.autograd.backend import get_device
+
+    if asked is not None:
+        name, why = asked, "--device"
     elif os.environ.get("MINIDEEPSEEK_DEVICE"):
         name, why = os.environ["MINIDEEPSEEK_DEVICE"], "MINIDEEPSEEK_DEVICE"
     else:
         name, why = "cpu", "the default; --device cuda uses a GPU"
-    get_device(name)
-    print(f"device: {name} ({why}); threads: {options.threads}", file=sys.stderr)
-    return name
+    device = get_device(name)
+    shown = cuda.describe(device.xp) if device.name == "cuda" else name
+    print(f"device: {shown} ({why}){also}", file=sys.stderr)
+    return device.name
+
+
+SMALLER = "batch_size sequence_length prompts_per_step samples_per_step samples max_new_tokens"
+
+
+def out_of_memory(error: MemoryError, options: argparse.Namespace) -> str:
+    """One sentence for a full card or machine, with the verb's options that make its work less."""
+    from minideepseek.autograd.cuda import out_of_memory
+
+    names = [f"--{n.replace('_', '-')}" for n in SMALLER.split() if hasattr(options, n)]
+    return out_of_memory(error, " or ".join(names) or "the size of the model")

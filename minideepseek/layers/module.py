@@ -145,7 +145,7 @@ class Module:
     def to(self, device: str) -> Any:
         """A copy of this module on `device` ("cpu", "cuda"); the module itself if it is there."""
         tensors = [a for _, a in self.named_tensors()]
-        if all(backend.device_of(a).name == device for a in tensors):
+        if all(backend.device_of(a) is backend.get_device(device) for a in tensors):
             return self
         moved = copy.copy(self)
         for name, value in vars(self).items():
