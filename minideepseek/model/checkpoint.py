@@ -213,7 +213,7 @@ def one_of(names: tuple[str, ...], dtype: Any) -> str:
 
 def _write_json(path: Path, value: Any) -> None:
     try:
-        path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(value, indent=2) + "\n", "utf-8", newline="\n")
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -285,7 +285,7 @@ def machine_memory() -> int | None:
         return None
     for limit in ("memory.max", "memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):  # no such group; "max"
-            memory = min(memory, int(Path("/sys/fs/cgroup", limit).read_text()))
+            memory = min(memory, int(Path("/sys/fs/cgroup", limit).read_text("ascii")))
     return memory
 
 

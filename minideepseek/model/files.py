@@ -63,8 +63,8 @@ _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.(?P<kind>tmp|old)")
 def atomic_write(path: str | os.PathLike, mode: Literal["w", "wb"] = "wb") -> Iterator[IO[Any]]:
     """A file to write into that becomes `path` when the block ends, and vanishes if it fails.
 
-    Text is UTF-8. A symbolic link is followed: its target is what is replaced. Raises
-    CheckpointError where the system refuses (no permission, disk full).
+    Text is UTF-8 and its lines end in LF, on Windows too. A symbolic link is followed: its target
+    is what is replaced. Raises CheckpointError where the system refuses (no permission, disk full).
     """
     with _one_sentence(path), contextlib.ExitStack() as stack:
         target = Path(path).resolve()
@@ -72,8 +72,9 @@ def atomic_write(path: str | os.PathLike, mode: Literal["w", "wb"] = "wb") -> It
         _remove_leftovers(target)
         stack.callback(_remove, temporary)  # still there only if something failed
         with _locked(target.parent):  # nobody takes it for litter before it is locked
-            encoding = "utf-8" if mode == "w" else None
-            file = stack.enter_context(open(temporary, mode.replace("w", "x"), encoding=encoding))
+            encoding, newline = ("utf-8", "\n") if mode == "w" else (None, None)
+            new = open(temporary, mode.replace("w", "x"), encoding=encoding, newline=newline)
+            file = stack.enter_context(new)
             stack.enter_context(_locked(temporary))
         yield file
         file.flush()  # Python's buffer → kernel

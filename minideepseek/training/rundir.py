@@ -80,7 +80,7 @@ class RunDirectory:
     def record(self, metrics: dict[str, Any]) -> None:
         """Append one step's metrics; CheckpointError where the system refuses."""
         try:
-            with self._log.open("a", encoding="utf-8") as file:
+            with self._log.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps(metrics, allow_nan=False) + "\n")
         except OSError as error:
             raise CheckpointError(f"cannot write {self._log}: {error.strerror}") from None
