@@ -197,7 +197,7 @@ def work(out: Path, scale: Scale, task: Task) -> dict[str, Any]:
         found = RUNS[task.start](out, scale, task)
         with atomic_write(path, "w") as file:
             json.dump(found, file)
-    return json.loads(path.read_text())
+    return json.loads(path.read_text("utf-8"))
 
 
 def trainer_of(

@@ -1,13 +1,15 @@
 """Profiles and the one-thread rule, set before NumPy is imported.
 
 BLAS runs one thread in tests: results are then the same on every machine, and a second pool of
-spinning BLAS threads on a busy machine can cost far more than it saves.
+spinning BLAS threads on a busy machine can cost far more than it saves. What a process started by a
+test prints is UTF-8 on Windows too; what a user's console makes of it is tests/portability's.
 """
 
 import os
 
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+os.environ.setdefault("PYTHONUTF8", "1")
 
 from hypothesis import HealthCheck, settings  # noqa: E402
 

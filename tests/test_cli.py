@@ -48,7 +48,7 @@ def _alone(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def text(tmp_path_factory) -> str:
     file = tmp_path_factory.mktemp("text") / "text.txt"
-    file.write_text(tiny.text(30, 3))
+    file.write_text(tiny.text(30, 3), "utf-8")
     return str(file)
 
 
@@ -123,7 +123,7 @@ def test_pretrain_then_generate_then_inspect(capsys, text):
 def test_the_plan_of_pretrain_is_that_of_its_options(text):
     more = "--accumulate 2 --learning-rate 0.002 --bias-step 0.01 --mtp-weight 0.1 --seed 5"
     assert main(pretrain(text, "--out", "run", *more.split())) == 0
-    state = json.loads((list_checkpoints("run")[-1] / "trainer.json").read_text())
+    state = json.loads((list_checkpoints("run")[-1] / "trainer.json").read_text("utf-8"))
     want = {
         "steps": 4, "batch_size": 2, "sequence_length": 16, "evaluate_every": 2,
         "checkpoint_every": 2, "accumulate": 2, "learning_rate": 0.002, "bias_step": 0.01,
@@ -243,9 +243,9 @@ PLANS = {
 def test_bad_options_of_pretrain(capsys, text, options):
     for name, content in (("empty", b""), ("short", b"a b\nc"), ("binary", b"\0\xff" * 50)):
         Path(name).write_bytes(content)
-    Path("file").write_text("in the way")
+    Path("file").write_text("in the way", "utf-8")
     Path("full").mkdir()
-    Path("full/notes").write_text("somebody's")
+    Path("full/notes").write_text("somebody's", "utf-8")
     before = {p: p.is_file() and p.read_bytes() for p in Path().rglob("*")}
     refused(capsys, [*pretrain(text), *options.split()], PLANS[options])
     assert {p: p.is_file() and p.read_bytes() for p in Path().rglob("*")} == before
@@ -327,8 +327,8 @@ def test_a_model_and_a_tokenizer_of_different_vocabularies(capsys, model_directo
 )  # fmt: skip
 def test_a_bad_config(capsys, model_directory, change, expected):
     shutil.copytree(model_directory, "bad")
-    values = json.loads(Path("bad/config.json").read_text()) | change
-    Path("bad/config.json").write_text(json.dumps(values))
+    values = json.loads(Path("bad/config.json").read_text("utf-8")) | change
+    Path("bad/config.json").write_text(json.dumps(values), "utf-8")
     for arguments in (["info", "--config", "bad/config.json"], ["generate", "bad", "x"]):
         refused(capsys, arguments, expected)
 
@@ -362,7 +362,7 @@ def test_a_corrupted_checkpoint(capsys, text, name):
 def test_another_text_or_plan(capsys, text):
     assert main(pretrain(text, "--out", "run", "--steps", 2)) == 0
     refused(capsys, pretrain(text, "--resume", "run"), "made with steps = 2, not 4")
-    Path("other").write_text(tiny.text(30, 4))
+    Path("other").write_text(tiny.text(30, 4), "utf-8")
     refused(capsys, pretrain("other", "--resume", "run", "--steps", 2), "another text")
     assert main(pretrain(text, "--resume", "run", "--steps", 2, "--threads", 1)) == 0
     assert "threads was 2 when this checkpoint was written and is 1" in capsys.readouterr().out
@@ -507,7 +507,7 @@ def test_blas_has_one_thread_before_numpy_is_there():
     )
     out = subprocess.run(
         [sys.executable, "-c", code], env=environment(OPENBLAS_NUM_THREADS="8"), timeout=60,
-        capture_output=True, check=True, text=True,
+        capture_output=True, check=True, encoding="utf-8",
     )  # fmt: skip
     assert out.stdout.strip() == "['1', '1', '1']"
 
@@ -533,7 +533,7 @@ def test_a_reader_that_leaves_is_no_error():
 def start_and_wait(arguments: list, ready) -> subprocess.Popen:
     """A process that has come so far that ready() is true."""
     process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], env=environment(), text=True,
+        [*COMMAND, *map(str, arguments)], env=environment(), encoding="utf-8",
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     deadline = time.monotonic() + 60
@@ -544,7 +544,7 @@ def start_and_wait(arguments: list, ready) -> subprocess.Popen:
 
 
 def lines_of(path: str) -> int:
-    return Path(path).read_text().count("\n") if Path(path).exists() else 0
+    return Path(path).read_text("utf-8").count("\n") if Path(path).exists() else 0
 
 
 def test_ctrl_c_ends_cleanly_with_a_checkpoint(text):
@@ -581,7 +581,7 @@ def test_the_hint_names_the_verb_that_was_used(monkeypatch):
 def test_the_sequence_length_is_the_presets_where_none_is_given(text, capsys):
     short = ["pretrain", "--preset", "nano", "--text", text, "--steps", "1", "--batch-size", "1"]
     assert main([*short, "--out", "run"]) == 0
-    assert json.loads(Path("run/run.json").read_text())["plan"]["sequence_length"] == 64
+    assert json.loads(Path("run/run.json").read_text("utf-8"))["plan"]["sequence_length"] == 64
     Path("run/run.json").unlink()  # killed while it wrote it
     shutil.rmtree("run/checkpoints/step-00000001")
     assert main([*short, "--resume", "run"]) == 0

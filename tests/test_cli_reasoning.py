@@ -61,7 +61,7 @@ class Short(SFTPlan):
 @pytest.fixture
 def text(elsewhere) -> str:
     file = elsewhere / "text.txt"
-    file.write_text(tiny.text(30, 3))
+    file.write_text(tiny.text(30, 3), "utf-8")
     return str(file)
 
 
@@ -280,9 +280,9 @@ BAD_PLANS = {
 
 @pytest.mark.parametrize("arguments", BAD_PLANS)
 def test_bad_values_of_sft_and_grpo(capsys, arguments):
-    Path("file").write_text("in the way")
+    Path("file").write_text("in the way", "utf-8")
     Path("full").mkdir()
-    Path("full/notes").write_text("somebody's")
+    Path("full/notes").write_text("somebody's", "utf-8")
     refused(capsys, arguments, BAD_PLANS[arguments])
 
 
@@ -358,7 +358,7 @@ def test_damaged_runs(capsys):
     file.write_bytes(data[:-3])
     refused(capsys, "sft --resume run", str(file))
     file.write_bytes(data)
-    Path("run/job.json").write_text("{}")
+    Path("run/job.json").write_text("{}", "utf-8")
     refused(capsys, "sft --resume run", "run/job.json: not what a run wrote")
 
 
@@ -399,7 +399,7 @@ def test_the_journey_of_both_parts(capsys, language):
         "the model that reasons: run/reasoning/model",
         f"report: {Path('run/report.html').resolve()}",
     ]
-    assert json.loads(Path("run/reasoning/job.json").read_text()) == {"seed": 3, "quick": False}
+    assert json.loads(Path("run/reasoning/job.json").read_bytes()) == {"seed": 3, "quick": False}
     assert {*small.STAGES} < {path.name for path in Path("run/reasoning").iterdir()}
     text = page().text
     assert "Part 1: it learns to read" in text and "Part 2: it learns to reason" in text
@@ -413,16 +413,16 @@ def test_the_journey_of_both_parts(capsys, language):
 def test_the_journey_really_quick(capsys, text):
     """Nothing stands for anything but the sizes: the nano preset reads, a model is shipped."""
     done(capsys, ["journey", "--quick", "--out", "run", "--text", text, "--steps", "3"])
-    plan = json.loads(Path("run/run.json").read_text())
+    plan = json.loads(Path("run/run.json").read_text("utf-8"))
     assert (plan["preset"], plan["part"], plan["plan"]["steps"]) == ("nano", "both", 3)
     assert plan["plan"]["bias_step"] == 0.04 and plan["plan"]["sequence_length"] == 64
-    job = json.loads(Path("run/reasoning/job.json").read_text())
+    job = json.loads(Path("run/reasoning/job.json").read_text("utf-8"))
     assert job == {"seed": 0, "quick": True}
     found = page()
     assert SOLVED in found.text and "Part 1" in found.text and "Part 2" in found.text
     shutil.rmtree("run/reasoning")
     done(capsys, "journey --resume run")  # killed between the parts
-    assert json.loads(Path("run/reasoning/job.json").read_text()) == job
+    assert json.loads(Path("run/reasoning/job.json").read_text("utf-8")) == job
     assert [m["step"] for m in read_metrics(Path("run/metrics.jsonl"))] == [1, 2, 3]
     done(capsys, "journey --quick --resume run")
     refused(capsys, "journey --resume run --seed 4", "run/checkpoints/step-00000003 was made with")
@@ -443,7 +443,7 @@ def test_either_part_alone(capsys, language):
     assert len(language[0]) == count
     assert {path.name for path in Path("run").iterdir()} == {"reasoning", "report.html"}
     assert SOLVED in page().text and "Part 1" not in page().text
-    assert json.loads(Path("run/reasoning/job.json").read_text())["seed"] == 2
+    assert json.loads(Path("run/reasoning/job.json").read_text("utf-8"))["seed"] == 2
     done(capsys, "journey --resume run")
     done(capsys, "journey --resume run --part reasoning")
     assert len(language[0]) == count
@@ -484,9 +484,9 @@ BAD_JOURNEYS = {
 def test_bad_journeys(capsys, options):
     for folder, job in (("alone", '{"seed": 0, "quick": true}'), ("bad", "{}")):
         Path(folder, "reasoning").mkdir(parents=True)
-        Path(folder, "reasoning/job.json").write_text(job)
+        Path(folder, "reasoning/job.json").write_text(job, "utf-8")
     Path("full").mkdir()
-    Path("full/notes").write_text("somebody's")
+    Path("full/notes").write_text("somebody's", "utf-8")
     refused(capsys, f"journey {options}", BAD_JOURNEYS[options])
 
 

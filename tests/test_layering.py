@@ -96,7 +96,7 @@ def imports_of(tree):
 def imported_modules(name):
     """The project's own modules that a module imports, a folder's `__init__` among them."""
     found = set()
-    for module, names in imports_of(ast.parse(FILES[name].read_text())):
+    for module, names in imports_of(ast.parse(FILES[name].read_text("utf-8"))):
         if module == "minideepseek" and names == ["__version__"]:
             continue
         if module.split(".")[0] == "minideepseek":
@@ -138,7 +138,7 @@ def test_no_module_imports_itself_through_others():
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_array_libraries_are_imported_where_they_may_be(name):
     path = FILES[name].relative_to(ROOT).as_posix()
-    for module, _ in imports_of(ast.parse(FILES[name].read_text())):
+    for module, _ in imports_of(ast.parse(FILES[name].read_text("utf-8"))):
         library = module.split(".")[0]
         if library in ("cupy", "cupyx"):
             assert path == "autograd/backend.py", f"{path} imports {module}; backend.py alone may"
@@ -149,7 +149,7 @@ def test_array_libraries_are_imported_where_they_may_be(name):
 
 def test_the_list_of_host_files_holds_no_more_than_it_must():
     for path in HOST_ONLY:
-        assert "import numpy" in (ROOT / path).read_text(), f"{path} does not import numpy"
+        assert "import numpy" in (ROOT / path).read_text("utf-8"), f"{path} does not import numpy"
 
 
 def test_every_library_at_run_time_is_numpy_ml_dtypes_or_optional():
@@ -157,7 +157,7 @@ def test_every_library_at_run_time_is_numpy_ml_dtypes_or_optional():
     optional = {"cupy", "cupyx", "jinja2", "markdown_it", "matplotlib", "pygments", "rich"}
     known = {"numpy", "ml_dtypes", "minideepseek", *sys.stdlib_module_names} | optional
     for name, path in FILES.items():
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text("utf-8"))
         for module, _ in imports_of(tree):
             assert module.split(".")[0] in known, f"{name} imports {module}"
         for node in tree.body:  # at the top of a file, what is optional would not be

@@ -163,7 +163,8 @@ def test_fp8_is_called_by_the_chapter_s_name():
         "import minideepseek as m; c = m.fp8.encode([1.0, 1e9]); print(m.fp8.decode(c).tolist(), "
         "m.fp8.dequantize(*m.fp8.quantize([[7.0, 0.0]])).tolist())"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     assert found.stdout == "[1.0, 448.0] [[7.0, 0.0]]\n"
 
 
@@ -173,6 +174,7 @@ def test_a_chapter_is_an_attribute_of_the_package():
         "import minideepseek as m; print(m.layers.mla.__doc__[:10], m.model.config.__name__, "
         "m.reasoning.r1.pipeline.__name__)"  # a file in a folder of its own
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     names = ["minideepseek.model.config", "minideepseek.reasoning.r1.pipeline"]
     assert found.stdout.split() == ["Chapter", "2", *names]

@@ -165,7 +165,9 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_forked_child_has_no_pool_and_nothing_starts_at_import():
     command = [sys.executable, "-W", "ignore", "-c", FORK]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, encoding="utf-8", timeout=60
+    )
     assert (done.stdout, done.stderr) == ("0\n", "")
 
 

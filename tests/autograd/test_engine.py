@@ -2,6 +2,7 @@
 
 import gc
 import operator
+import os
 import subprocess
 import sys
 import textwrap
@@ -540,12 +541,14 @@ print("0-d", x.grad)
 
 def test_debug_mode_names_the_primitive_and_the_users_line(tmp_path):
     script = tmp_path / "user.py"
-    script.write_text(textwrap.dedent(DEBUGGED))
+    script.write_text(textwrap.dedent(DEBUGGED), "utf-8")
     line = DEBUGGED.splitlines().index(next(s for s in DEBUGGED.splitlines() if "to be named" in s))
     place = f"{script}:{line + 1}"
-    environment = {"MINIDEEPSEEK_DEBUG": "1", "PYTHONPATH": ":".join(sys.path)}
+    environment = {"MINIDEEPSEEK_DEBUG": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, str(script)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, encoding="utf-8", check=True
+    )
     said = {text.split()[0]: text for text in done.stdout.splitlines()}
     note = f"with output shape (2,), computed at {place}"
     assert said == {

@@ -34,4 +34,4 @@ def book(site, tmp_path_factory):
 @pytest.fixture(scope="session")
 def pages(book):
     """File name → HTML of every page of the written book."""
-    return {path.name: path.read_text() for path in book[0].path.glob("*.html")}
+    return {path.name: path.read_text("utf-8") for path in book[0].path.glob("*.html")}

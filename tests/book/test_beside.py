@@ -68,7 +68,7 @@ def test_pictures_are_of_the_best_run_that_there_is(tmp_path):
         folder = tmp_path / "a" / size
         folder.mkdir(parents=True)
         page = f"<h1>T</h1>\n<p>{size}</p>\n<script>1</script></body></html>\n"
-        (folder / "a.html").write_text(page)
+        (folder / "a.html").write_text(page, "utf-8")
     assert beside.picture("a", tmp_path) == ("runs/a/full/a.html", "<p>full</p>")
 
 
@@ -77,6 +77,6 @@ def test_a_page_that_a_demo_writes_can_be_cut_open(tmp_path):
 
     folder = tmp_path / "a" / "default"
     folder.mkdir(parents=True)
-    (folder / "a.html").write_text(page("Title", "<p>body</p>\n<p>more</p>"))
+    (folder / "a.html").write_text(page("Title", "<p>body</p>\n<p>more</p>"), "utf-8")
     where, html = beside.picture("a", tmp_path)
     assert html == "<p>body</p>\n<p>more</p>"

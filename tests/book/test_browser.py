@@ -238,16 +238,17 @@ def test_on_paper_there_is_the_text_alone(visit):
 def test_a_picture_of_a_demo_is_seen(browser, site, tmp_path):
     folder = tmp_path / "runs" / "mla_cost" / "full"
     folder.mkdir(parents=True)
-    (folder / "mla_cost.html").write_text("<h1>T</h1>\n<p class='lead'>drawn</p>\n<script>")
+    drawn = "<h1>T</h1>\n<p class='lead'>drawn</p>\n<script>"
+    (folder / "mla_cost.html").write_text(drawn, "utf-8")
     page = site.links.pages["demos.mla_cost"]
     out = tmp_path / "out"
     out.mkdir()
     before, site.runs = site.runs, tmp_path / "runs"
     try:
-        (out / "page.html").write_text(site.page(page))
+        (out / "page.html").write_text(site.page(page), "utf-8")
     finally:
         site.runs = before
-    (out / "book.css").write_text("")
+    (out / "book.css").write_text("", "utf-8")
     browser.show(1280)
     browser.open((out / "page.html").as_uri())
     root = "document.querySelector('.picture').shadowRoot"

@@ -36,11 +36,11 @@ def test_parts_and_chapters_are_in_the_order_of_the_docstrings(site):
 
 def test_members_named_behind_another_follow_it_and_the_rest_comes_last(tmp_path):
     text = '"""A part.\n\n    two    twice; three helps\n    one/   once, and not two\n"""\n'
-    (tmp_path / "__init__.py").write_text(text)
+    (tmp_path / "__init__.py").write_text(text, "utf-8")
     for name in ("zero", "three", "two"):
-        (tmp_path / f"{name}.py").write_text("")
+        (tmp_path / f"{name}.py").write_text("", "utf-8")
     (tmp_path / "one").mkdir()
-    (tmp_path / "one" / "__init__.py").write_text("")
+    (tmp_path / "one" / "__init__.py").write_text("", "utf-8")
     assert order.listed(tmp_path) == ["two", "three", "one", "zero"]
 
 
@@ -54,7 +54,7 @@ def test_a_docstring_keeps_its_indentation_and_gives_the_title():
 def test_a_wheel_has_no_demos_and_no_tests(tmp_path, monkeypatch):
     package = tmp_path / "minideepseek"
     package.mkdir()
-    (package / "__init__.py").write_text('"""The package."""\n')
+    (package / "__init__.py").write_text('"""The package."""\n', "utf-8")
     kinds = {page.kind for page in order.all_pages(package)}
     assert kinds == {"part", "exercise", "bug"}
 

@@ -27,7 +27,7 @@ def test_a_missing_library_is_said_in_one_sentence(tmp_path, monkeypatch, capsys
 
 
 def test_a_directory_with_other_things_is_left_alone(site, tmp_path):
-    (tmp_path / "notes.html").write_text("mine")
+    (tmp_path / "notes.html").write_text("mine", "utf-8")
     for out in (tmp_path, tmp_path / "notes.html"):
         with pytest.raises(InputError, match="holds other things"):
             write_book(out)
@@ -43,7 +43,7 @@ def test_a_second_book_replaces_the_first_and_keeps_what_is_not_its_own(
         return write_book(tmp_path / "book")
 
     assert written("book.css", "old.html", "both.html").pages == 2
-    (tmp_path / "book" / "notes.txt").write_text("mine")
+    (tmp_path / "book" / "notes.txt").write_text("mine", "utf-8")
     found = written("book.css", "both.html", "new.html")
     names = {path.name for path in (tmp_path / "book").iterdir()}
     assert names == {"book.css", "both.html", "new.html", "notes.txt"}
@@ -75,7 +75,7 @@ def test_the_picture_of_a_demo_is_shown_where_it_ran(site, tmp_path, monkeypatch
     assert "What it drew" not in site.page(page)
     folder = tmp_path / "mla_cost" / "full"
     folder.mkdir(parents=True)
-    (folder / "mla_cost.html").write_text("<h1>T</h1>\n<p>drawn & co</p>\n<script>")
+    (folder / "mla_cost.html").write_text("<h1>T</h1>\n<p>drawn & co</p>\n<script>", "utf-8")
     html = site.page(page)
     assert "<p>drawn & co</p></template>" in html and "runs/mla_cost/full/mla_cost.html" in html
 

@@ -78,12 +78,12 @@ def test_the_table_has_a_column_for_each_number():
 def test_quick_run(tmp_path, capsys):
     attention_kinds.main(["--quick", "--threads", "1", "--out", str(tmp_path)])
     out = capsys.readouterr().out
-    found = json.loads((tmp_path / "results.json").read_text())
+    found = json.loads((tmp_path / "results.json").read_text("utf-8"))
     assert [row["kind"] for row in found["rows"]] == list(KINDS)
     for row in found["rows"]:
         assert row["bytes"] == 3 * 4 * row["cached"] == 3 * 4 * CACHED[row["kind"]]
         assert len(row["ms"]) == len(QUICK.contexts) and min(row["ms"]) > 0
         assert 3 < row["bits"][0] < 8 and row["curves"][0][-1] < row["curves"][0][0]
-    page = (tmp_path / "attention_kinds.html").read_text()
+    page = (tmp_path / "attention_kinds.html").read_text("utf-8")
     assert page.count("<svg role") == 2 and all(f">{kind} " in page for kind in KINDS)
     assert all(line in out for line in found["findings"]) and found["facts"] in out

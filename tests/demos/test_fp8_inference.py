@@ -38,7 +38,7 @@ def test_where_texts_part():
 def test_it_runs(tmp_path, capsys):
     fp8_inference.main(["--quick", "--out", str(tmp_path), "--threads", "1"])
     out = capsys.readouterr().out
-    found = json.loads((tmp_path / "results.json").read_text())
+    found = json.loads((tmp_path / "results.json").read_text("utf-8"))
     (one,) = found["seeds"]
     assert one["same_bytes"] and one["decoded_differ"] < 1e-5
     assert one["files"]["FP8 codes"] < one["files"]["float32"]
@@ -48,5 +48,5 @@ def test_it_runs(tmp_path, capsys):
     assert all(line in out for line in found["findings"])
     assert (tmp_path / "fp8_inference.html").read_text("utf-8").count("<table>") == 3
     fp8_inference.main(["--quick", "--out", str(tmp_path / "b"), "--model", str(tmp_path / "fp8")])
-    again = json.loads((tmp_path / "b" / "results.json").read_text())["seeds"][0]
+    again = json.loads((tmp_path / "b" / "results.json").read_text("utf-8"))["seeds"][0]
     assert again["bits"]["FP8 codes"] == pytest.approx(one["bits"]["FP8 codes"], rel=1e-5)

@@ -55,8 +55,8 @@ def test_it_runs(tmp_path, capsys):
     fp8_numbers.main(["--quick", "--out", str(tmp_path)])
     out = capsys.readouterr().out
     assert "encode differs from ml_dtypes in 0 of 1,000,000 float32 (none: reached)" in out
-    numbers = json.loads((tmp_path / "results.json").read_text())
+    numbers = json.loads((tmp_path / "results.json").read_text("utf-8"))
     assert set(numbers["scales"]) == set(WAYS) and len(numbers["findings"]) == 7
     assert all(s > 0 for s in numbers["cost"]["seconds"].values())
-    page = (tmp_path / "fp8_numbers.html").read_text()
+    page = (tmp_path / "fp8_numbers.html").read_text("utf-8")
     assert page.count("<figure") == 4 and page.count("<table") == 4

@@ -436,15 +436,15 @@ def test_quick_runs_and_is_not_made_twice(tmp_path, capsys, monkeypatch):
     fp8_training.main(arguments)
     out = capsys.readouterr().out
     assert "0 results of earlier calls" in out
-    numbers = json.loads((tmp_path / "results.json").read_text())
+    numbers = json.loads((tmp_path / "results.json").read_text("utf-8"))
     assert len(numbers["gradients"]["layers"]) == 26
     assert [len(numbers["runs"]["branch"][name]) for name in (FLOAT, FP8)] == [2, 1]
     assert all(len(one[0]["curve"]) == 12 for one in numbers["runs"]["weights"].values())
     assert all(len(one[0]["curve"]) == 4 for one in numbers["runs"]["branch"].values())
-    page = (tmp_path / "fp8_training.html").read_text()
+    page = (tmp_path / "fp8_training.html").read_text("utf-8")
     assert page.count("<svg role") == 5 and page.count("<table") == 3 + 3 + 2 + 2
     monkeypatch.setattr(fp8_lab, "RUNS", {})  # nothing is left to be made
     fp8_training.main(arguments)
     assert "11 results of earlier calls" in capsys.readouterr().out
-    again = json.loads((tmp_path / "results.json").read_text())
+    again = json.loads((tmp_path / "results.json").read_text("utf-8"))
     assert again["findings"] == numbers["findings"]

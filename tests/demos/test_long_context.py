@@ -83,7 +83,7 @@ def test_it_runs(tmp_path, capsys):
     long_context.main(["--quick", "--threads", "1", "--out", str(tmp_path)])
     out = capsys.readouterr().out
     assert "bits per byte at positions 16–63, by seed:" in out
-    rows = json.loads((tmp_path / "results.json").read_text())["seeds"][0]["rows"]
+    rows = json.loads((tmp_path / "results.json").read_text("utf-8"))["seeds"][0]["rows"]
     assert list(rows)[0] == SHORT and len(rows) == 8
     assert all(len(row) == QUICK.long and 0 < np.mean(row) < 8.1 for row in rows.values())
-    assert (tmp_path / "long_context.html").read_text().count("<figure") == 1
+    assert (tmp_path / "long_context.html").read_text("utf-8").count("<figure") == 1

@@ -275,10 +275,11 @@ def test_no_paragraph_is_on_both_sides(tmp_path, monkeypatch):
     for i in range(100):  # every paragraph occurs in two files
         own, next_one = texts[i], texts[(i + 1) % 100]
         (tmp_path / f"m{i}.py").write_text(
-            f'"""{own}\n\n{next_one}"""\nclass A:\n    def f(self):\n        """In {i}."""\n'
+            f'"""{own}\n\n{next_one}"""\nclass A:\n    def f(self):\n        """In {i}."""\n',
+            "utf-8",
         )
     (tmp_path / "test").mkdir()
-    (tmp_path / "test" / "broken.py").write_text("def:")
+    (tmp_path / "test" / "broken.py").write_text("def:", "utf-8")
     monkeypatch.setattr(micro.sysconfig, "get_path", lambda name: str(tmp_path))
     held_out, text = (re.split(r"\n{2,3}", side.tobytes().decode()) for side in micro.docstrings())
     assert not set(held_out) & set(text)
@@ -290,9 +291,9 @@ def test_no_paragraph_is_on_both_sides(tmp_path, monkeypatch):
 
 
 def test_it_is_one_readable_file_with_numpy_alone():
-    lines = FILE.read_text().splitlines()
+    lines = FILE.read_text("utf-8").splitlines()
     assert len(lines) <= 300 and max(map(len, lines)) <= 100
-    tree = ast.parse(FILE.read_text())
+    tree = ast.parse(FILE.read_text("utf-8"))
     imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -301,7 +302,7 @@ def test_it_is_one_readable_file_with_numpy_alone():
             assert not node.level
             imported.add(node.module.split(".")[0])
     assert imported - sys.stdlib_module_names == {"numpy"}
-    drawn = set(re.findall(r"np\.random\.(\w+)", FILE.read_text()))
+    drawn = set(re.findall(r"np\.random\.(\w+)", FILE.read_text("utf-8")))
     assert drawn == {"default_rng"}
 
 
@@ -323,7 +324,7 @@ def test_the_learning_rate_is_the_librarys(monkeypatch, capsys):
 @pytest.mark.slow
 def test_sixty_steps_teach_it_something():
     run = [sys.executable, str(FILE), "--steps", "60", "--seed", "1"]
-    out = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(run, capture_output=True, encoding="utf-8", check=True).stdout
     bits = [float(b) for b in re.findall(r"([\d.]+) bits a byte", out)]
     assert bits[0] > 8 and bits[-1] < 4.7  # 4.3 with three seeds
     assert bits == sorted(bits, reverse=True)

@@ -112,8 +112,8 @@ def test_it_runs(tmp_path, capsys):
     mla_cost.main(["--quick", "--out", str(tmp_path)])
     out = capsys.readouterr().out
     assert re.search(r"^MQA +256 +1/2\.25$", out, re.M)
-    numbers = json.loads((tmp_path / "results.json").read_text())
+    numbers = json.loads((tmp_path / "results.json").read_text("utf-8"))
     assert list(numbers["kinds"]) == list(KINDS)
     assert all(min(kind["seconds"]) > 0 for kind in numbers["kinds"].values())
-    page = (tmp_path / "mla_cost.html").read_text()
+    page = (tmp_path / "mla_cost.html").read_text("utf-8")
     assert page.count("<figure") == 5 and page.count("<table") == 5

@@ -163,18 +163,18 @@ def test_side_by_side_keeps_the_order(cores):
 @pytest.mark.slow
 def test_quick_runs(tmp_path, capsys):
     moe_balance.main(["--quick", "--cores", "1", "--out", str(tmp_path / "a")])
-    found = json.loads((tmp_path / "a" / "results.json").read_text())
+    found = json.loads((tmp_path / "a" / "results.json").read_text("utf-8"))
     assert list(found["seeds"][0]) == list(ARMS)
     for name, measured in found["seeds"][0].items():
         assert len(measured["curve"]) == moe_lab.QUICK.steps, name
     first = {name: measured["curve"][0]["loss"] for name, measured in found["seeds"][0].items()}
     same = set(ARMS) - {"two groups of 4", "bottom k"}  # choose otherwise at once
     assert len({first[name] for name in same}) == 1
-    page = (tmp_path / "a" / "moe_balance.html").read_text()
+    page = (tmp_path / "a" / "moe_balance.html").read_text("utf-8")
     assert page.count("<svg role") == len(moe_balance.CHARTS) + 3
     moe_benchmark.main(["--quick", "--cores", "1", "--out", str(tmp_path / "b")])
-    found = json.loads((tmp_path / "b" / "results.json").read_text())
+    found = json.loads((tmp_path / "b" / "results.json").read_text("utf-8"))
     assert list(found["seeds"][0]) == list(moe_benchmark.KINDS)
     assert [r["experts"] for r in found["growth"]] == [8, 16]
-    assert (tmp_path / "b" / "moe_benchmark.html").read_text().count("<svg role") == 1
+    assert (tmp_path / "b" / "moe_benchmark.html").read_text("utf-8").count("<svg role") == 1
     assert "yes" in capsys.readouterr().out

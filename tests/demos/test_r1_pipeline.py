@@ -106,7 +106,7 @@ def test_table_has_means_and_spreads():
 
 def run(out, *more):
     r1_pipeline.main(["--quick", "--threads", "1", "--out", str(out), *more])
-    return json.loads((out / "r1_pipeline.json").read_text())
+    return json.loads((out / "r1_pipeline.json").read_text("utf-8"))
 
 
 def without_seconds(found):
@@ -135,7 +135,7 @@ def test_quick_run_is_equal_in_compute_and_goes_on_where_it_was_killed(
         for step in found["seeds"][0]["curves"][name]:
             earned = step["rewards/accuracy"] + bonus * step["rewards/format"]
             assert step["reward"] == pytest.approx(earned)
-    page = (tmp_path / "whole" / "r1_pipeline.html").read_text()
+    page = (tmp_path / "whole" / "r1_pipeline.html").read_text("utf-8")
     assert page.count("<svg role") == 3 and all(f">{name}<" in page for name in ARMS)
     assert "NO (" in capsys.readouterr().out
 

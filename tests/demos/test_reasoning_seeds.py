@@ -94,13 +94,13 @@ def test_which_seeds_are_run_where(monkeypatch, capsys, options, seeds, quick):
     assert [(job.seed, job.quick, job.out) for job in jobs] == [
         (seed, quick, Path(f"out/seed-{seed}")) for seed in seeds
     ]
-    results = json.loads(Path("out/results.json").read_text())
+    results = json.loads(Path("out/results.json").read_text("utf-8"))
     assert {seed: found["base"]["accuracy"] for seed, found in results.items()} == {
         str(seed): seed / 10 for seed in seeds
     }
     out = capsys.readouterr().out
     assert "\n".join(table({job.seed: record(job.seed / 10) for job in jobs})) in out
-    assert all(f"seed {seed}" in Path("out/accuracy.html").read_text() for seed in seeds)
+    assert all(f"seed {seed}" in Path("out/accuracy.html").read_text("utf-8") for seed in seeds)
 
 
 def test_an_interrupted_seed_ends_it_and_a_failed_gate_is_one_sentence(monkeypatch, capsys):

@@ -12,7 +12,7 @@ from minideepseek.book import moving
 def test_quick_records_are_drawn(tmp_path, capsys, monkeypatch):
     record_book.main(["--quick", "--threads", "1", "--out", str(tmp_path)])
     assert "bits per byte" in capsys.readouterr().out
-    records = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    records = {path.stem: json.loads(path.read_text("utf-8")) for path in tmp_path.glob("*.json")}
     assert set(records) == {"experts", "drafts", "thoughts"}
     monkeypatch.setattr(moving, "record", records.__getitem__)
     for draw in (moving.experts, moving.drafts, moving.thoughts):

@@ -155,8 +155,8 @@ def test_arms_share_their_beginning_and_are_read_again(tmp_path):
     )
     assert with_["curve"][0] == without["curve"][0] and with_["curve"][1] != without["curve"][1]
     file = tmp_path / "1.json"
-    kept = json.loads(file.read_text()) | {"bits": 123.0}
-    file.write_text(json.dumps(kept))
+    kept = json.loads(file.read_text("utf-8")) | {"bits": 123.0}
+    file.write_text(json.dumps(kept), "utf-8")
     assert mtp_effect.run_arm(file, mtp_effect.QUICK, 0, 1, 2)["bits"] == 123.0
     assert mtp_effect.run_arm(file, mtp_effect.QUICK, 0, 1, 3)["bits"] != 123.0
 
@@ -164,18 +164,18 @@ def test_arms_share_their_beginning_and_are_read_again(tmp_path):
 @pytest.mark.slow
 def test_quick_runs(tmp_path, capsys):
     mtp_effect.main(["--quick", "--cores", "1", "--out", str(tmp_path / "a")])
-    found = json.loads((tmp_path / "a" / "results.json").read_text())
+    found = json.loads((tmp_path / "a" / "results.json").read_text("utf-8"))
     assert list(found["seeds"][0]) == ["with", "without", "as long"]
-    assert (tmp_path / "a" / "mtp_effect.html").read_text().count("<svg role") == 1
+    assert (tmp_path / "a" / "mtp_effect.html").read_text("utf-8").count("<svg role") == 1
     speculative.main(["--quick", "--threads", "1", "--out", str(tmp_path / "b")])
-    found = json.loads((tmp_path / "b" / "results.json").read_text())
+    found = json.loads((tmp_path / "b" / "results.json").read_text("utf-8"))
     assert len(found["acceptance"]) == 8 and len(found["sizes"]) == 2 and len(found["speed"]) == 3
     assert all(r["same"] == r["rows"] for r in found["acceptance"] if r["temperature"] == 0)
-    page = (tmp_path / "b" / "speculative.html").read_text()
+    page = (tmp_path / "b" / "speculative.html").read_text("utf-8")
     assert page.count("<pre>") == 2 and page.count("<table>") == 3
     model = str(tmp_path / "b" / "model")
     speculative.main(["--quick", "--model", model, "--out", str(tmp_path / "c")])
-    again = json.loads((tmp_path / "c" / "results.json").read_text())
+    again = json.loads((tmp_path / "c" / "results.json").read_text("utf-8"))
     assert [r["acceptance"] for r in again["acceptance"]] == [
         r["acceptance"] for r in found["acceptance"]
     ]

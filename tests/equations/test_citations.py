@@ -48,7 +48,7 @@ def known():
 def test_every_equation_that_is_cited_is_in_the_ledger():
     ids, absent = known(), []
     for path in FILES:
-        text = path.read_text()
+        text = path.read_text("utf-8")
         for paper, first, last, start in citations(text):
             where = f"{path.relative_to(ROOT)}:{text.count(chr(10), 0, start) + 1}"
             cited = [f"{paper}:{number}" for number in range(first, last + 1)]
@@ -58,7 +58,7 @@ def test_every_equation_that_is_cited_is_in_the_ledger():
 
 def test_the_citations_are_found():
     """So that the test above cannot pass by finding none."""
-    found = [(p, a, b) for path in FILES for p, a, b, _ in citations(path.read_text())]
+    found = [(p, a, b) for path in FILES for p, a, b, _ in citations(path.read_text("utf-8"))]
     assert len(found) > 30
     assert {("V2", 9, 9), ("V2", 10, 11), ("MOE", 9, 11), ("MOE", 5, 5), ("LFB", 4, 4),
             ("R1", 3, 3), ("V2", 34, 34), ("SPEC", 1, 1)} <= set(found)  # fmt: skip

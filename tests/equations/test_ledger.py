@@ -82,7 +82,7 @@ def test_every_field_is_there_and_a_transcription_has_at_most_five_lines(entry):
 @every_entry
 def test_the_librarys_line_is_there_and_is_the_only_one(entry):
     line = entry.line()
-    assert line.path.read_text().splitlines()[line.number - 1].strip() == line.text
+    assert line.path.read_text("utf-8").splitlines()[line.number - 1].strip() == line.text
     assert entry.code in line.text and line.owner == entry.library.partition(":")[2]
     assert "equations" not in line.path.parts and "tests" not in line.path.parts
     module, owner = entry.library.split(":")

@@ -63,13 +63,14 @@ def test_a_learner_s_error_is_one_line_on_it(what, tmp_path):
 
 def test_what_a_file_does_as_a_script_is_left_out(tmp_path):
     file = tmp_path / "add.py"
-    file.write_text(filled("add", "return g, g") + '\nif __name__ == "__main__":\n    1 / 0\n')
+    script = '\nif __name__ == "__main__":\n    1 / 0\n'
+    file.write_text(filled("add", "return g, g") + script, "utf-8")
     assert solved(examine(EXERCISES.load("add"), "add", str(file)))
 
 
 def test_a_part_of_the_gradients_may_come_first(tmp_path):
     file = tmp_path / "add.py"
-    file.write_text(filled("add", "return g, None"))
+    file.write_text(filled("add", "return g, None"), "utf-8")
     lines = examine(EXERCISES.load("add"), "add", str(file))
     assert [(n.name, n.verdict) for n in lines] == [("dx", OK), ("dy", OPEN)]
 
@@ -98,7 +99,7 @@ def test_an_endless_loop_is_found_by_its_line(tmp_path, loop):
     file.write_text(filled("exp", code), "utf-8")
     (line,), _ = check_file("exp", str(file), limit=0.3)
     assert (line.name, line.verdict) == ("time", WRONG)
-    at = file.read_text().split("\n").index(f"        {loop}") + 1
+    at = file.read_text("utf-8").split("\n").index(f"        {loop}") + 1
     places = [f"{file}:{n}: still there after 0.3 s: an endless loop?" for n in (at, at + 1)]
     assert line.text.split("\n")[0] in places
 
@@ -111,7 +112,7 @@ def test_an_endless_loop_is_found_by_its_line(tmp_path, loop):
 ])  # fmt: skip
 def test_a_file_that_ends_python(tmp_path, code, said):
     file = tmp_path / "exp.py"
-    file.write_text(code)
+    file.write_text(code, "utf-8")
     (line,), _ = check_file("exp", str(file))
     assert line.verdict == WRONG and said in line.text and str(file) in line.text
 
@@ -120,7 +121,7 @@ def test_a_file_that_ends_python(tmp_path, code, said):
 def test_files_named_like_libraries_do_no_harm(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("numpy", "json", "minideepseek", "exp"):
-        (tmp_path / f"{name}.py").write_text(filled("exp", "return g * y"))
+        (tmp_path / f"{name}.py").write_text(filled("exp", "return g * y"), "utf-8")
     lines, _ = check_file("exp", "exp.py")
     assert all(line.verdict == OK for line in lines), lines
     assert "json" in sys.modules and not str(sys.modules["json"].__file__).startswith(str(tmp_path))
@@ -188,7 +189,7 @@ def test_a_broadcast_shape_is_wrong_where_it_should_be_exact():
 
 def test_an_error_of_a_rule_says_where_it_was_called_and_is_blamed_on_the_line_it_arose(tmp_path):
     file = tmp_path / "add.py"
-    file.write_text(f"{returned('helper(g)')}def helper(g):\n    return g[5]\n")
+    file.write_text(f"{returned('helper(g)')}def helper(g):\n    return g[5]\n", "utf-8")
     (line,) = examine(EXERCISES.load("add"), "add", str(file))
     assert line.text.startswith(f"{file}:5: IndexError: index 5 is out of bounds"), line
     assert line.text.split("\n")[1:] == ["return g[5]", "called with x (2, 3), y (2, 3)"]

@@ -65,14 +65,14 @@ def test_start_copies_every_skeleton(capsys):
 
 def test_start_never_overwrites(capsys, mine, monkeypatch):
     """No work is lost, not even a comment; a newer skeleton replaces an untouched one."""
-    mine.file("add").write_text("my work")
+    mine.file("add").write_text("my work", "utf-8")
     mine.file("exp").unlink()
     before = EXERCISES.skeleton("tanh")
     old = Catalogue.skeleton
     monkeypatch.setattr(Catalogue, "skeleton", lambda self, name: old(self, name) + "# newer\n")
-    mine.file("tanh").write_text(before + "# mine\n")
+    mine.file("tanh").write_text(before + "# mine\n", "utf-8")
     code, said = run(capsys, "start")
-    assert mine.file("add").read_text() == "my work"
+    assert mine.file("add").read_text("utf-8") == "my work"
     assert mine.file("tanh").read_text("utf-8") == before + "# mine\n"
     assert mine.file("exp").exists() and mine.file("rope").read_text("utf-8").endswith("# newer\n")
     counts = f"1 copied, {len(NAMES) - 3} renewed (untouched so far), 2 kept as they are"
@@ -128,7 +128,7 @@ def test_list_survives_restarts(capsys, mine):
     mine.record("exp", mine.text("exp"), [Line("dx", OK), Line("dy", WRONG)])
     mine.record("tanh", mine.text("tanh"), [Line("dx", OPEN)])
     mine.record("sum", mine.text("sum"), [Line("dx", OK)])
-    mine.file("sum").write_text("another")
+    mine.file("sum").write_text("another", "utf-8")
     mine.file("rope").unlink()
     again = Folder(mine.path)
     want = {"add": OK, "exp": WRONG, "tanh": OPEN, "sum": CHANGED, "rope": MISSING, "matmul": OPEN}
@@ -156,9 +156,9 @@ def test_what_cannot_be_used_is_one_sentence(capsys, mine, tmp_path):
     mine.file("add").unlink()
     assert "my_exercises/add.py: no such file; copy it with" in refused(capsys, "check", "add")
     for text in ("{", "[]", '{"add": 3}'):
-        Path("my_exercises/.progress.json").write_text(text)
+        Path("my_exercises/.progress.json").write_text(text, "utf-8")
         assert "my_exercises/.progress.json: is n" in refused(capsys, "list")
-    Path("file").write_text("")
+    Path("file").write_text("", "utf-8")
     assert "file: File exists" in refused(capsys, "start", "file")
 
 
@@ -206,7 +206,7 @@ def test_a_build_holds_them_and_checks(tmp_path):
         return subprocess.run(
             [sys.executable, "-P", "-m", "minideepseek", "exercises", *arguments], cwd=work,
             env=os.environ | {"PYTHONPATH": str(tmp_path / "built")},
-            capture_output=True, text=True, timeout=60,
+            capture_output=True, encoding="utf-8", timeout=60,
         )  # fmt: skip
 
     assert f"{len(NAMES)} copied" in command("start").stdout

@@ -46,12 +46,12 @@ def test_file_is_old_or_new_after_a_fault_at_any_call(tmp_path, old, mode):
 
 def test_exception_in_the_block_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
-    path.write_text("old")
+    path.write_text("old", "utf-8")
     for error in (KeyError, KeyboardInterrupt):
         with pytest.raises(error), atomic_write(path, "w") as file:
             file.write("half of the n")
             raise error
-        assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+        assert path.read_text("utf-8") == "old" and os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_file_is_synced_before_it_gets_its_name_and_the_name_after(tmp_path, monkeypatch):
@@ -67,7 +67,7 @@ def test_file_is_synced_before_it_gets_its_name_and_the_name_after(tmp_path, mon
 
 def test_text_links_and_permissions(tmp_path):
     real, link = tmp_path / "real.txt", tmp_path / "link.txt"
-    real.write_text("old")
+    real.write_text("old", "utf-8")
     real.chmod(0o640)
     link.symlink_to("real.txt")
     with atomic_write(link, "w") as file:

@@ -323,7 +323,7 @@ def test_it_is_written_in_fp8_alone(tmp_path):
     for dtype in ("float32", "bfloat16"):
         with pytest.raises(InputError, match=f"dtype: got '{dtype}', expected float8_e4m3fn"):
             served.save_pretrained(tmp_path / "x", dtype)
-    config = json.loads((_saved(tmp_path) / "config.json").read_text())
+    config = json.loads((_saved(tmp_path) / "config.json").read_text("utf-8"))
     assert config["quantization_config"] == checkpoint.FP8_FORMAT
 
 

@@ -192,7 +192,7 @@ def test_the_file_says_what_encode_does(tmp_path):
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", "utf-8")
     with pytest.raises(CheckpointError, match="file"):
         BYTES.save_pretrained(tmp_path / "file")
 
@@ -219,13 +219,13 @@ def test_every_part_of_the_files_is_checked(tokenizer, name, tmp_path):
                 holder[path[-1]] = alter(holder[path[-1]])
             else:
                 del holder[path[-1]]
-            file.write_text(json.dumps(content))
+            file.write_text(json.dumps(content), "utf-8")
             with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
                 load_tokenizer(tmp_path)
             changed += 1
     assert changed >= (10 if "config" in name else 100)
     if name == "tokenizer.json":  # the other file may hold more: Hugging Face adds to it
-        file.write_text(json.dumps({**json.loads(good), "another": None}))
+        file.write_text(json.dumps({**json.loads(good), "another": None}), "utf-8")
         with pytest.raises(CheckpointError, match="'another' is not that of"):
             load_tokenizer(tmp_path)
     file.unlink()
@@ -292,7 +292,7 @@ def test_other_json_is_refused(tmp_path_factory, saved, value):
     folder = tmp_path_factory.mktemp("other")
     for name, content in saved[WORDS].items():
         (folder / name).write_bytes(content)
-    (folder / "tokenizer.json").write_text(json.dumps(value))
+    (folder / "tokenizer.json").write_text(json.dumps(value), "utf-8")
     for read in (load_tokenizer, ByteTokenizer.from_pretrained, WordTokenizer.from_pretrained):
         with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
             read(folder)

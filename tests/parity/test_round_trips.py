@@ -72,7 +72,7 @@ def assert_files(folder: Path, sharded: bool) -> None:
     if not sharded or total <= BYTES:
         assert files == ["model.safetensors"]
         return
-    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index = json.loads((folder / "model.safetensors.index.json").read_text("utf-8"))
     shards = {file.name: load_file(file) for file in folder.glob("*.safetensors")}
     assert len(shards) > 1 and len(files) == len(shards) + 1
     assert index["weight_map"] == {name: file for file, held in shards.items() for name in held}
@@ -147,7 +147,7 @@ def test_both_spellings_of_the_rotary_fields(tmp_path) -> None:
     config = replace(NANO, rope_theta=500.0, rope_scaling=scaling, num_nextn_predict_layers=0)
     our_model(config, 0).save_pretrained(tmp_path / "a")
     resave(tmp_path / "a", tmp_path / "b", "float32", sharded=False)
-    old, new = (json.loads((tmp_path / x / "config.json").read_text()) for x in "ab")
+    old, new = (json.loads((tmp_path / x / "config.json").read_text("utf-8")) for x in "ab")
     assert "rope_parameters" in new and not new.keys() & {"rope_scaling", "rope_theta"}
     assert old["rope_theta"] == 500.0 and "rope_parameters" not in old
     again = DeepSeekV3.from_pretrained(tmp_path / "b")
@@ -161,7 +161,7 @@ def test_both_spellings_of_the_rotary_fields(tmp_path) -> None:
 def test_the_released_configuration(tmp_path) -> None:
     """DeepSeek-V3's own, FP8 and YaRN included, from us to transformers and back."""
     ours = DeepSeekV3Config.preset("v3")
-    (tmp_path / "config.json").write_text(json.dumps(ours.to_dict()))
+    (tmp_path / "config.json").write_text(json.dumps(ours.to_dict()), "utf-8")
     theirs = transformers.AutoConfig.from_pretrained(tmp_path)
     assert type(theirs) is transformers.DeepseekV3Config
     theirs.save_pretrained(tmp_path / "again")
@@ -172,7 +172,8 @@ def test_an_mtp_module_that_is_stated_only(tmp_path) -> None:
     """What transformers makes of a directory of ours with one: the count stays, the layer goes."""
     our_model(NANO, 3).save_pretrained(tmp_path / "a")
     resave(tmp_path / "a", tmp_path / "b", "float32", sharded=False)
-    assert json.loads((tmp_path / "b" / "config.json").read_text())["num_nextn_predict_layers"] == 1
+    config = json.loads((tmp_path / "b" / "config.json").read_bytes())
+    assert config["num_nextn_predict_layers"] == 1
     with pytest.warns(UserWarning, match="num_nextn_predict_layers = 1") as caught:
         model = DeepSeekV3.from_pretrained(tmp_path / "b")
     assert len(caught) == 1 and "\n" not in str(caught[0].message)

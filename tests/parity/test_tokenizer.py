@@ -44,7 +44,7 @@ def _folder(tmp_path_factory, tokenizer):
     """A checkpoint's directory: config.json beside, by which AutoTokenizer may choose a class."""
     folder = tmp_path_factory.mktemp("checkpoint")
     tokenizer.save_pretrained(folder)
-    (folder / "config.json").write_text(json.dumps({"model_type": "deepseek_v3"}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "deepseek_v3"}), "utf-8")
     return folder
 
 
@@ -147,5 +147,5 @@ def test_saved_again_by_them_and_read_by_us(tokenizer, tmp_path):
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours", local_files_only=True)
     theirs.save_pretrained(tmp_path / "theirs")
     assert type(load_tokenizer(tmp_path / "theirs")) is type(tokenizer)
-    files = [json.loads((tmp_path / p / "tokenizer.json").read_text()) for p in ("ours", "theirs")]
+    files = [json.loads((tmp_path / p / "tokenizer.json").read_bytes()) for p in ("ours", "theirs")]
     assert files[0] == files[1]

@@ -38,16 +38,16 @@ def reason(out: Path, at: int | None = None, trace: Path | None = None) -> int:
         disk.install()
         record = run(ReasoningJob(out, seed=3), say=lambda line: None)
         calls = list(disk.trace)
-        out.with_suffix(".record").write_text(repr(small.told(record)))
+        out.with_suffix(".record").write_text(repr(small.told(record)), "utf-8")
         if trace is not None:
-            trace.write_text("\n".join(call.replace(f"{out}/", "") for call in calls))
+            trace.write_text("\n".join(call.replace(f"{out}/", "") for call in calls), "utf-8")
         return 0
 
     return process(work)
 
 
 def result(out: Path) -> tuple:
-    return small.result(out), out.with_suffix(".record").read_text()
+    return small.result(out), out.with_suffix(".record").read_text("utf-8")
 
 
 def chosen(calls: list[str], many: bool) -> list[int]:
@@ -69,7 +69,7 @@ def main(folder: str, how_many: str) -> int:
     small.install(pytest.MonkeyPatch(), Path(folder, "shipped"))
     whole, out, log = (Path(folder, name) for name in ("whole", "run", "trace"))
     assert reason(whole, trace=log) == 0
-    expected, calls = result(whole), log.read_text().split("\n")
+    expected, calls = result(whole), log.read_text("utf-8").split("\n")
     points, failed = chosen(calls, how_many == "many"), 0
     for at in points:
         codes = reason(out, at), reason(out)

@@ -105,7 +105,7 @@ def result(out: Path) -> dict:
     """What a reasoning part came to: metrics but for times, measurements, weights, all names."""
     found = {name: steps(out / name) for name in STAGES if (out / name).is_dir()}
     for name in ("evaluations.json", "traces.json", "job.json"):
-        found[name] = json.loads((out / name).read_text())
+        found[name] = json.loads((out / name).read_text("utf-8"))
     newest = sorted(out.glob("*/checkpoints/step-*/*.safetensors"))
     files = [*newest, out / "model/model.safetensors"]
     found["weights"] = {str(file.relative_to(out)): file.read_bytes() for file in files}

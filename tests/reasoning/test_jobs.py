@@ -106,7 +106,7 @@ def test_a_stage_is_run_written_and_measured(tmp_path, shipped_model, verb):
     out = tmp_path / "deep" / "run"
     found = run_stage(job(verb, out, shipped_model), said.append)
     assert {p.name for p in out.iterdir()} == {"job.json", verb, "model"}
-    assert json.loads((out / "job.json").read_text()) == {
+    assert json.loads((out / "job.json").read_text("utf-8")) == {
         "verb": verb, "model": str(shipped_model), "task": "countdown",
         "plan": dataclasses.asdict(VERBS[verb]),
     }  # fmt: skip
@@ -154,7 +154,7 @@ def test_the_seed_and_the_task_matter(tmp_path, shipped_model, monkeypatch):
         run_stage(StageJob("sft", tmp_path / name, numbers, shipped_model, task), quiet)
     losses = [small.steps(tmp_path / name / "sft")[0]["loss"] for name in runs]
     assert len({*losses}) == 3
-    state = json.loads((list_checkpoints(tmp_path / "c/sft")[-1] / "trainer.json").read_text())
+    state = json.loads((list_checkpoints(tmp_path / "c/sft")[-1] / "trainer.json").read_bytes())
     assert state["loader"]["task"] == "addition"
 
 
@@ -186,20 +186,20 @@ BAD = {
 @pytest.mark.parametrize("expected, content", [(k, v) for k, vs in BAD.items() for v in vs])
 def test_a_job_that_is_none(tmp_path, expected, content):
     file = tmp_path / "job.json"
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(content), "utf-8")
     with pytest.raises(CheckpointError, match=f"^{re.escape(str(file))}: {expected}"):
         stored_job("sft", tmp_path, "cpu")
 
 
 def test_a_job_of_another_verb_or_none_at_all(tmp_path):
-    (tmp_path / "job.json").write_text(json.dumps(facts()))
+    (tmp_path / "job.json").write_text(json.dumps(facts()), "utf-8")
     with pytest.raises(CheckpointError) as caught:
         stored_job("grpo", tmp_path, "cpu")
     assert str(caught.value) == f"{tmp_path}: begun by sft, not by grpo"
     with pytest.raises(CheckpointError) as caught:
         stored_job("grpo", tmp_path / "x", "cpu")
     assert str(caught.value) == f"{tmp_path / 'x'}: no run of grpo to resume, expected a job.json"
-    (tmp_path / "job.json").write_text('{"verb": ')
+    (tmp_path / "job.json").write_text('{"verb": ', "utf-8")
     with pytest.raises(CheckpointError, match="job.json: is not strict JSON"):
         stored_job("sft", tmp_path, "cpu")
 

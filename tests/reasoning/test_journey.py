@@ -106,7 +106,7 @@ def test_every_stage_begins_where_it_should(whole):
     """GRPO and the control from the cold start, that from the base without its MTP module."""
     out, _, _ = whole
     newest = {name: list_checkpoints(out / name)[-1] for name in small.STAGES}
-    origin = {n: json.loads((p / "trainer.json").read_text())["corpus"] for n, p in newest.items()}
+    origin = {n: json.loads((p / "trainer.json").read_bytes())["corpus"] for n, p in newest.items()}
     cold = from_pretrained(newest["cold-start"])
     assert origin["grpo"] == origin["control"] == weights_hash(cold)
     base = from_pretrained(newest["pretrain"])
@@ -117,7 +117,7 @@ def test_every_stage_begins_where_it_should(whole):
     assert origin["cold-start"] == weights_hash(cold)
     policy = from_pretrained(out / "model")
     assert same(weights(policy), weights(from_pretrained(newest["grpo"])))
-    plan = json.loads((newest["control"] / "trainer.json").read_text())["plan"]
+    plan = json.loads((newest["control"] / "trainer.json").read_text("utf-8"))["plan"]
     assert (plan["steps"], plan["warmup_steps"], plan["learning_rate"]) == (8, 5, 1.5e-3)
 
 
@@ -148,7 +148,7 @@ def test_the_quick_part_begins_from_the_shipped_model(folder):
     assert record.gates == [] and record.facts["began from"] == "the shipped cold start"
     assert list(record.recipe) == ["GRPO", "objective"]  # the stages that were made
     newest = list_checkpoints(job.out / "grpo")[-1]
-    state = json.loads((newest / "trainer.json").read_text())
+    state = json.loads((newest / "trainer.json").read_text("utf-8"))
     assert state["corpus"] == weights_hash(from_pretrained(shipped.DIRECTORY))
     assert small.told(run(job, lambda line: None)) == small.told(record)
 
@@ -222,7 +222,7 @@ def killed(folder: Path, how_many: str, timeout: int) -> tuple[int, str]:
     found = subprocess.run(
         [sys.executable, "-m", "tests.reasoning.kills", str(folder), how_many],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=timeout,
+        capture_output=True, encoding="utf-8", timeout=timeout,
     )  # fmt: skip
     assert found.returncode == 0, found.stdout + found.stderr
     failed, _, points = found.stdout.split()[-5:-2]
@@ -266,7 +266,7 @@ def test_a_gate_of_the_cold_start_stops_the_run(folder, monkeypatch):
             run(ReasoningJob(folder / "run", 3), lambda line: None)
         there = {"job.json", "pretrain", "cold-start", "evaluations.json"}
         assert names(folder / "run") == there
-    kept = json.loads((folder / "run/evaluations.json").read_text())
+    kept = json.loads((folder / "run/evaluations.json").read_text("utf-8"))
     assert list(kept) == ["base", "cold start"] and seen == [kept["cold start"]] * 2
 
 
@@ -291,7 +291,7 @@ def test_the_gates_look_at_the_base_and_at_the_samples(folder, monkeypatch):
     with pytest.raises(GateError):
         run(ReasoningJob(folder / "run"), lambda line: None)
     newest = list_checkpoints(folder / "run/cold-start")[-1]
-    assert seen == [json.loads((newest / "trainer.json").read_text())["corpus"]]
+    assert seen == [json.loads((newest / "trainer.json").read_text("utf-8"))["corpus"]]
 
 
 # ------------------------------------------------------------------------------------ damaged files
@@ -333,8 +333,8 @@ def evaluation(**changes):
 )  # fmt: skip
 def test_an_evaluation_that_is_none(copied, value):
     file = copied / "evaluations.json"
-    held = json.loads(file.read_text())
-    file.write_text(json.dumps({name: held[name] for name in held} | {"cold start": value}))
+    held = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps(held | {"cold start": value}), "utf-8")
     refused(copied, f"^{re.escape(str(file))}: cold start is not what a run wrote$")
 
 
@@ -350,8 +350,8 @@ def test_a_file_that_is_no_json_object(copied, name, content):
 )
 def test_traces_that_are_none(copied, value):
     file = copied / "traces.json"
-    held = json.loads(file.read_text())
-    file.write_text(json.dumps(held | {"before GRPO": value}))
+    held = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps(held | {"before GRPO": value}), "utf-8")
     refused(copied, f"^{re.escape(str(file))}: not what a run wrote$")
 
 
@@ -364,7 +364,7 @@ def test_a_job_that_is_none(folder, facts):
     out.mkdir()
     if isinstance(facts, dict) and len(facts) == 1 and facts != {"seed": 3}:
         facts = facts | {"quick": False}
-    (out / "job.json").write_text(json.dumps(facts))
+    (out / "job.json").write_text(json.dumps(facts), "utf-8")
     with pytest.raises(CheckpointError, match=f"^{out}/job.json: not what a run wrote$"):
         stored_job(out, "cpu")
     refused(out, "job.json: not what a run wrote$")

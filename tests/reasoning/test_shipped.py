@@ -149,7 +149,7 @@ def test_the_command_that_makes_it(tmp_path):
     def command(*arguments):
         return subprocess.run(
             [sys.executable, "-m", "minideepseek.reasoning.shipped", *arguments], cwd=tmp_path,
-            capture_output=True, text=True, timeout=120,
+            capture_output=True, encoding="utf-8", timeout=120,
         )  # fmt: skip
 
     for arguments, expected in (((), "which run?"), (("x",), "x: holds no cold-start/chec")):
@@ -169,7 +169,7 @@ def test_a_build_holds_it(tmp_path):
     code = "from setuptools import setup; setup()"
     found = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, "--quiet", "build", "--build-lib", "built"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=300,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
     built = tmp_path / "built/minideepseek"

@@ -123,7 +123,7 @@ def test_values_are_measured_once_and_kept_in_their_order(tmp_path):
     for name in ("b", "a", "b", "a"):
         stage.remembered("values.json", name, measure)
     assert Stages(tmp_path, TASK).remembered("values.json", "a", pytest.fail) == {"τ": 2}
-    assert list(json.loads((tmp_path / "values.json").read_text())) == ["b", "a"]
+    assert list(json.loads((tmp_path / "values.json").read_text("utf-8"))) == ["b", "a"]
     assert [p.name for p in tmp_path.iterdir()] == ["values.json"]
 
 
@@ -144,11 +144,11 @@ def test_nothing_is_kept_of_a_measurement_that_fails(tmp_path):
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_named(tmp_path, content, expected):
-    (tmp_path / "values.json").write_text(content)
+    (tmp_path / "values.json").write_text(content, "utf-8")
     sentence = f"^{re.escape(str(tmp_path / 'values.json'))}: {expected}"
     with pytest.raises(CheckpointError, match=sentence):
         Stages(tmp_path, TASK).remembered("values.json", "b", pytest.fail)
-    assert (tmp_path / "values.json").read_text() == content
+    assert (tmp_path / "values.json").read_text("utf-8") == content
 
 
 def test_many_values_are_read_again(tmp_path):

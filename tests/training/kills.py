@@ -120,7 +120,7 @@ def train(out: Path, text: str, at: int | None = None, trace: Path | None = None
         place = ["--out"] if not (out / "checkpoints").exists() else ["--resume"]
         code = command_line([*RUN, "--text", text, *place, str(out)])
         if trace is not None:
-            trace.write_text("\n".join(disk.trace))
+            trace.write_text("\n".join(disk.trace), "utf-8")
         return code
 
     return process(work)
@@ -147,13 +147,13 @@ def main(folder: str, text: str, start: str, *kinds: str) -> int:
     begun, whole, out = (Path(folder, name) for name in ("begun", "whole", "run"))
     log = Path(folder, "trace")
     assert train(whole, text, trace=log) == 0
-    expected, trace = result(whole), log.read_text().split("\n")
+    expected, trace = result(whole), log.read_text("utf-8").split("\n")
     if start == "resumed":
         renames = chosen(trace, ["rename"])
         assert train(begun, text, renames[2]) == KILLED
         shutil.copytree(begun, out)
         assert train(out, text, trace=log) == 0 and result(out) == expected
-        trace = log.read_text().split("\n")
+        trace = log.read_text("utf-8").split("\n")
         shutil.rmtree(out)
     points, failed = chosen(trace, list(kinds)), 0
     for at in points:

@@ -90,7 +90,7 @@ def finished(tmp_path_factory):
     """(run directory, what was said, the job)."""
     folder = tmp_path_factory.mktemp("fp8")
     for i in range(30):
-        (folder / f"{i:02}.txt").write_text(tiny.text(2, i))
+        (folder / f"{i:02}.txt").write_text(tiny.text(2, i), "utf-8")
     out, said = tmp_path_factory.mktemp("runs") / "run", []
     job = LanguageJob(out, "nano", [str(folder)], PLAN, fp8=True)
     assert language.run(job, said.append)
@@ -99,11 +99,11 @@ def finished(tmp_path_factory):
 
 def test_a_run_in_fp8_leaves_a_float32_model_and_its_own_samples(finished):
     out, _, _ = finished
-    config = json.loads((out / "model" / "config.json").read_text())
+    config = json.loads((out / "model" / "config.json").read_text("utf-8"))
     assert config["torch_dtype"] == "float32" and "quantization_config" not in config
     model = DeepSeekV3.from_pretrained(out / "model")
     tokenizer = ByteTokenizer()
-    title, prompt, text = json.loads((out / "samples.json").read_text())[-3]
+    title, prompt, text = json.loads((out / "samples.json").read_text("utf-8"))[-3]
     ids = tokenizer.encode(prompt)[None]
     room = model.config.max_position_embeddings - ids.shape[1]
     again = generate(model, ids, min(240, room), eos_token_id=tokenizer.eos_token_id,
@@ -111,7 +111,7 @@ def test_a_run_in_fp8_leaves_a_float32_model_and_its_own_samples(finished):
     assert title == "after training"
     assert tokenizer.decode(again[0, ids.shape[1] :], skip_special=True) == text
     assert "FP8 products" in (out / "report.html").read_text("utf-8")
-    assert json.loads((out / "run.json").read_text())["fp8"] is True
+    assert json.loads((out / "run.json").read_text("utf-8"))["fp8"] is True
 
 
 def test_its_losses_are_fp8s(finished):
@@ -133,11 +133,11 @@ def test_what_a_run_is_stays(finished, tmp_path):
     out, _, _ = finished
     assert stored_job(out, None, [], {}, "cpu").fp8
     assert stored_job(out, None, [], {}, "cpu", fp8=True).fp8
-    facts = json.loads((out / "run.json").read_text())
+    facts = json.loads((out / "run.json").read_text("utf-8"))
     for fp8 in ({"fp8": False}, {}):
         del facts["fp8"]
         facts |= fp8
-        (tmp_path / "run.json").write_text(json.dumps(facts))
+        (tmp_path / "run.json").write_text(json.dumps(facts), "utf-8")
         assert not stored_job(tmp_path, None, [], {}, "cpu").fp8
         with pytest.raises(CheckpointError, match="was begun in float32; go on without FP8"):
             stored_job(tmp_path, None, [], {}, "cpu", fp8=True)

@@ -31,7 +31,7 @@ def folder():
     """In memory where possible: a run syncs a hundred times."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as name:
-        Path(name, "text").write_text(tiny.text())
+        Path(name, "text").write_text(tiny.text(), "utf-8")
         yield Path(name)
 
 
@@ -48,7 +48,7 @@ def folder():
 def test_killed_in_place_of_a_call(folder, kinds):
     found = subprocess.run(
         [sys.executable, "-m", "tests.training.kills", folder, folder / "text", *kinds.split()],
-        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300,
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=300,
     )  # fmt: skip
     assert found.returncode == 0, found.stdout + found.stderr
     failed, _, points = found.stdout.split()[-5:-2]
@@ -82,8 +82,9 @@ def test_killed_at_random_moments(folder, threads):
         process.send_signal(signal.SIGKILL)
         if process.wait(timeout=60) == -signal.SIGKILL:
             killed.append(steps_recorded(out))
-    found = subprocess.run(command(out, *options), env=ENVIRONMENT, capture_output=True, text=True,
-                           timeout=120)  # fmt: skip
+    found = subprocess.run(
+        command(out, *options), env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=120
+    )
     assert found.returncode == 0, found.stderr
     assert result(out) == result(whole)
     assert len(killed) >= 5 and len(set(killed)) >= 4, killed
@@ -98,7 +99,7 @@ def test_a_disk_that_is_really_full(folder):
         pytest.skip("no file system can be mounted here")
     try:
         options = {"env": ENVIRONMENT, "capture_output": True, "text": True, "timeout": 120}
-        (small / "text").write_text(tiny.text())
+        (small / "text").write_text(tiny.text(), "utf-8")
         subprocess.run(command(whole), check=True, **options)
         found = subprocess.run(command(small / "run"), **options)
         assert found.returncode == 2 and "Traceback" not in found.stderr

@@ -32,9 +32,11 @@ def text(tmp_path_factory) -> str:
     """A folder of files, two of which share a paragraph."""
     folder = tmp_path_factory.mktemp("text")
     for i in range(30):
-        (folder / f"{i:02}.txt").write_text(tiny.text(2, i))
-    (folder / "98.txt").write_text(tiny.text(2, 98) + "\n\nThis line, it stands in both files.")
-    (folder / "99.txt").write_text("This line, it stands in both files!\n\n" + tiny.text(2, 99))
+        (folder / f"{i:02}.txt").write_text(tiny.text(2, i), "utf-8")
+    last = tiny.text(2, 98) + "\n\nThis line, it stands in both files."
+    (folder / "98.txt").write_text(last, "utf-8")
+    first = "This line, it stands in both files!\n\n" + tiny.text(2, 99)
+    (folder / "99.txt").write_text(first, "utf-8")
     return str(folder)
 
 
@@ -144,7 +146,7 @@ def test_interrupted_and_resumed(tmp_path, text, finished, monkeypatch, step):
     assert "model" not in os.listdir(tmp_path)
     run(job(tmp_path, text, resume=True), said.append)
     assert recorded(tmp_path) == recorded(finished[0])
-    samples = [(p / "samples.json").read_text() for p in (tmp_path, finished[0])]
+    samples = [(p / "samples.json").read_text("utf-8") for p in (tmp_path, finished[0])]
     assert samples[0] == samples[1]
 
 
@@ -156,7 +158,7 @@ def test_a_stored_job_is_the_job_that_began(tmp_path, text, finished):
     assert (other.preset, other.texts, other.plan.steps) == ("mini", ["a"], 9)
     assert stored_job(tmp_path, None, ["a"], {}, "cpu").preset == "mini"  # killed before run.json
     for damage in ("[]", "{", '{"plan": 1}', '{"plan": {"x": 1}}', '{"texts": 1}'):
-        (tmp_path / "run.json").write_text(damage)
+        (tmp_path / "run.json").write_text(damage, "utf-8")
         with pytest.raises(CheckpointError, match="run.json"):
             stored_job(tmp_path, None, [], {}, "cpu")
 
@@ -179,10 +181,11 @@ def test_killed_before_the_first_checkpoint_it_begins_again(tmp_path, text, fini
             run(job(tmp_path, text), lambda _: None)
     assert len(recorded(tmp_path)) == 2 and not list_checkpoints(tmp_path)
     samples = [["before training", "of a run", "with another seed"]]
-    (tmp_path / "samples.json").write_text(json.dumps(samples))
+    (tmp_path / "samples.json").write_text(json.dumps(samples), "utf-8")
     run(job(tmp_path, text, resume=True), lambda _: None)
     assert recorded(tmp_path) == recorded(finished[0])
-    assert (tmp_path / "samples.json").read_text() == (finished[0] / "samples.json").read_text()
+    samples = [(at / "samples.json").read_bytes() for at in (tmp_path, finished[0])]
+    assert samples[0] == samples[1]
 
 
 def test_killed_before_the_report_it_only_writes_that(tmp_path, text, finished):
@@ -199,14 +202,14 @@ def test_killed_before_the_report_it_only_writes_that(tmp_path, text, finished):
 def test_samples_that_cannot_be_read_are_done_without(tmp_path, text, finished, content):
     shutil.copytree(finished[0], out := tmp_path / "run")
     samples = out / "samples.json"
-    samples.unlink() if content is None else samples.write_text(content)
+    samples.unlink() if content is None else samples.write_text(content, "utf-8")
     run(job(out, text, resume=True), lambda _: None)
-    assert {t for t, _, _ in json.loads(samples.read_text())} == {"after training"}
+    assert {t for t, _, _ in json.loads(samples.read_text("utf-8"))} == {"after training"}
 
 
 def test_a_text_that_changed_is_refused(tmp_path, finished, text):
     other = tmp_path / "other.txt"
-    other.write_text(tiny.text(40, 5))
+    other.write_text(tiny.text(40, 5), "utf-8")
     with pytest.raises(CheckpointError, match="trained on another text"):
         run(job(finished[0], str(other), resume=True), lambda _: None)
 
@@ -279,14 +282,14 @@ def test_what_is_refused_at_once(tmp_path):
 def test_texts_that_cannot_be_used(tmp_path, content, match):
     file = tmp_path / "text.txt"
     if content is not None:
-        file.write_text(content)
+        file.write_text(content, "utf-8")
     refuses(tmp_path, match, text=str(file))
 
 
 def test_directories(tmp_path, monkeypatch):
     check_directory(tmp_path / "new" / "run", False)
     check_directory(tmp_path, False)  # empty
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", "utf-8")
     for out, resume, match in (
         (tmp_path, False, "exists and is not empty; name another directory$"),
         (tmp_path / "file", False, "exists and is not empty"),

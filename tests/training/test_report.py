@@ -215,12 +215,12 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path):
         raise ZeroDivisionError
 
     path = tmp_path / "report.html"
-    path.write_text("old")
+    path.write_text("old", "utf-8")
     with pytest.raises(ZeroDivisionError):
         write_report(path, fake_run(n=1), [broken])
     with pytest.raises(CheckpointError):
         write_report(path / "report.html", fake_run(n=1))
-    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+    assert path.read_text("utf-8") == "old" and len(list(tmp_path.iterdir())) == 1
 
 
 SCALARS = (

@@ -66,7 +66,7 @@ def test_a_run_directory_holds_what_it_says(whole):
     assert {"config.json", "model.safetensors", "optimizer.safetensors", "trainer.json"} <= set(
         os.listdir(newest)
     )
-    state = json.loads((newest / "trainer.json").read_text())
+    state = json.loads((newest / "trainer.json").read_text("utf-8"))
     assert state["step"] == state["updates"] == 6 and state["tokens"] == 6 * 32
     assert Plan(**state["plan"]) == PLAN
 
@@ -93,13 +93,13 @@ def test_metrics_refuse_numbers_that_json_has_not(tmp_path):
 
 
 def test_a_cut_last_line_is_left_out(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "lo')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "lo', "utf-8")
     assert [m["step"] for m in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
 
 
 @pytest.mark.parametrize("line", ["", "x", "[1]", '{"loss": 1}', '{"step": "2"}', "[" * 100_000])
 def test_a_bad_line_in_the_middle_is_refused(tmp_path, line):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + line + '\n{"step": 3}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + line + '\n{"step": 3}\n', "utf-8")
     with pytest.raises(CheckpointError, match="line 2: not a step's metrics"):
         read_metrics(tmp_path / "metrics.jsonl")
 
@@ -130,7 +130,7 @@ def test_killed_at_any_step_the_losses_are_the_same(tmp_path, whole, killed_afte
         files.record(metrics)
         if step % PLAN.checkpoint_every == 0:
             files.save(trainer)
-    with (tmp_path / "metrics.jsonl").open("a") as file:
+    with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 7, "lo')  # and a line cut short
     trainer, _ = train(tmp_path, resume=True)
     assert recorded(tmp_path) == whole[0]
@@ -286,12 +286,12 @@ def test_a_state_that_is_none_is_refused(stopped, state):
 
 def test_metrics_damaged_in_the_middle_are_refused_before_they_are_rewritten(stopped):
     log = stopped / "metrics.jsonl"
-    log.write_text(log.read_text().replace('"step": 2', '"stop": 2'))
+    log.write_text(log.read_text("utf-8").replace('"step": 2', '"stop": 2'), "utf-8")
     refuses_to_resume(stopped, "metrics.jsonl, line 2")
 
 
 def test_a_directory_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("in the way", "utf-8")
     with pytest.raises(CheckpointError, match="cannot write to .*file/run: Not a directory"):
         directory(tmp_path / "file" / "run")
     assert os.listdir(tmp_path) == ["file"]
