@@ -22,3 +22,7 @@ class DivergedError(MiniDeepSeekError, ArithmeticError):
 
 class GateError(MiniDeepSeekError):
     """A stage of a recipe did not reach what the next one needs; names the measure and both."""
+
+
+class RecoveryWarning(UserWarning):
+    """What a process that was killed left behind was put right; says what was done."""
