@@ -46,7 +46,7 @@ from minideepseek import (  # noqa: E402
     MultiHeadAttention,
     MultiQueryAttention,
 )
-from minideepseek.autograd.backend import set_threads  # noqa: E402
+from minideepseek.autograd.blocks import set_threads  # noqa: E402
 from minideepseek.layers.module import Init, Module  # noqa: E402
 from minideepseek.model.generate import next_logits  # noqa: E402
 from minideepseek.model.tokenizer import ByteTokenizer  # noqa: E402

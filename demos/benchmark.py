@@ -30,7 +30,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 
 from minideepseek import AdamW, DeepSeekV3, DeepSeekV3Config, clip_grad_norm  # noqa: E402
-from minideepseek.autograd.backend import set_threads  # noqa: E402
+from minideepseek.autograd.blocks import set_threads  # noqa: E402
 from minideepseek.autograd.products import matmul_rows  # noqa: E402
 from minideepseek.model.generate import next_logits, stream  # noqa: E402
 from minideepseek.model.ledger import flops_per_token  # noqa: E402

@@ -38,7 +38,7 @@ import numpy as np  # noqa: E402
 
 from demos.common import chosen, publish, show, side_by_side, sizes  # noqa: E402
 from minideepseek import DeepSeekV3, DeepSeekV3Config, generate, no_grad, set_threads  # noqa: E402
-from minideepseek.autograd.backend import serial  # noqa: E402
+from minideepseek.autograd.blocks import serial  # noqa: E402
 from minideepseek.layers.fp8 import recipe  # noqa: E402
 from minideepseek.model.fp8 import array_bytes, fp8_inference, load_fp8  # noqa: E402
 from minideepseek.model.layout import is_quantised  # noqa: E402

@@ -27,7 +27,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 
 from minideepseek import DeepSeekV3, DeepSeekV3Config  # noqa: E402
-from minideepseek.autograd.backend import set_threads  # noqa: E402
+from minideepseek.autograd.blocks import set_threads  # noqa: E402
 from minideepseek.model.ledger import flops_per_key, flops_per_token  # noqa: E402
 
 

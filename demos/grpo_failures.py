@@ -33,7 +33,7 @@ import numpy as np  # noqa: E402
 
 from demos.grpo_lab import QUICK, Lab, Row, gap, mean, percent  # noqa: E402
 from minideepseek import DeepSeekV3  # noqa: E402
-from minideepseek.autograd.backend import set_threads  # noqa: E402
+from minideepseek.autograd.blocks import set_threads  # noqa: E402
 from minideepseek.autograd.engine import no_grad, ops  # noqa: E402
 from minideepseek.model.checkpoint import from_pretrained  # noqa: E402
 from minideepseek.reasoning import shipped  # noqa: E402

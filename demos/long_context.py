@@ -38,7 +38,7 @@ import numpy as np  # noqa: E402
 
 from demos.common import chosen, publish, sizes, spread, text_table  # noqa: E402
 from minideepseek import DeepSeekV3, DeepSeekV3Config, no_grad, ops  # noqa: E402
-from minideepseek.autograd.backend import set_threads  # noqa: E402
+from minideepseek.autograd.blocks import set_threads  # noqa: E402
 from minideepseek.model.tokenizer import ByteTokenizer  # noqa: E402
 from minideepseek.reasoning.report import table  # noqa: E402
 from minideepseek.training.corpus import docstring_corpus, prepare_corpus  # noqa: E402

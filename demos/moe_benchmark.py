@@ -60,7 +60,7 @@ from minideepseek import (  # noqa: E402
     StandardMoE,
     Tensor,
 )
-from minideepseek.autograd.backend import set_threads  # noqa: E402
+from minideepseek.autograd.blocks import set_threads  # noqa: E402
 from minideepseek.autograd.engine import Parameter  # noqa: E402
 from minideepseek.layers.module import MLP, Init, Module  # noqa: E402
 from minideepseek.layers.moe import Routing, update_bias  # noqa: E402

@@ -44,7 +44,7 @@ import numpy as np  # noqa: E402
 
 from demos.common import chosen, sizes, spread, text_table  # noqa: E402
 from demos.r1_arms import DEFAULT, FULL, QUICK, SAMPLES, Arms  # noqa: E402
-from minideepseek.autograd.backend import set_threads  # noqa: E402
+from minideepseek.autograd.blocks import set_threads  # noqa: E402
 from minideepseek.errors import MiniDeepSeekError  # noqa: E402
 from minideepseek.model.files import atomic_write  # noqa: E402
 from minideepseek.reasoning.report import table  # noqa: E402

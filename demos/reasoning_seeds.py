@@ -26,7 +26,7 @@ from typing import Any
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
-from minideepseek.autograd.backend import set_threads  # noqa: E402
+from minideepseek.autograd.blocks import set_threads  # noqa: E402
 from minideepseek.errors import MiniDeepSeekError  # noqa: E402
 from minideepseek.model.files import atomic_write  # noqa: E402
 from minideepseek.reasoning.journey import ReasoningJob, run  # noqa: E402

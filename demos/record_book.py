@@ -28,7 +28,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from minideepseek.autograd.backend import set_threads  # noqa: E402
+from minideepseek.autograd.blocks import set_threads  # noqa: E402
 from minideepseek.autograd.engine import no_grad  # noqa: E402
 from minideepseek.layers.moe import update_bias  # noqa: E402
 from minideepseek.model.config import DeepSeekV3Config  # noqa: E402

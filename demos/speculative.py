@@ -58,7 +58,7 @@ from demos.speculative_lab import (  # noqa: E402
     prompts_of,
     rates,
 )
-from minideepseek.autograd.backend import set_threads  # noqa: E402
+from minideepseek.autograd.blocks import set_threads  # noqa: E402
 from minideepseek.errors import InputError  # noqa: E402
 from minideepseek.model.config import DeepSeekV3Config  # noqa: E402
 from minideepseek.model.generate import generate  # noqa: E402

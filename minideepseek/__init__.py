@@ -30,7 +30,7 @@ import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from minideepseek.autograd.backend import set_threads
+    from minideepseek.autograd.blocks import set_threads
     from minideepseek.autograd.engine import (
         Parameter,
         Tensor,
@@ -109,7 +109,7 @@ _HOME = {
     "no_grad": "autograd.engine",
     "ops": "autograd.engine",
     "primitive": "autograd.engine",
-    "set_threads": "autograd.backend",
+    "set_threads": "autograd.blocks",
 }
 __all__ = [
     "AdamW",

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from minideepseek import __version__
-from minideepseek.autograd.backend import get_threads, set_threads
+from minideepseek.autograd.blocks import get_threads, set_threads
 from minideepseek.cli import main
 from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.tokenizer import ByteTokenizer, WordTokenizer

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minideepseek.autograd.backend import set_threads
+from minideepseek.autograd.blocks import set_threads
 from minideepseek.cli import main
 from minideepseek.cli.reasoning import GRPO, SFT
 from minideepseek.model.checkpoint import from_pretrained

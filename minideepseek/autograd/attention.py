@@ -25,7 +25,8 @@ from __future__ import annotations
 
 import math
 
-from minideepseek.autograd.backend import Array, like, on_host, parallel_for, row_blocks, xp_of
+from minideepseek.autograd.backend import Array, like, on_host, xp_of
+from minideepseek.autograd.blocks import parallel_for, row_blocks
 from minideepseek.autograd.engine import primitive
 from minideepseek.errors import InputError
 

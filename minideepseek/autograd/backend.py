@@ -10,29 +10,12 @@ scatter-add, random numbers, memory figures) is a named function here, NumPy's w
 
 A device is a registry entry keyed by its array type, so that a stand-in for cupy can be plugged in
 where there is no GPU: the tests do so.
-
-Blocks and threads
-------------------
-A large NumPy expression is slow for one reason: every operator walks all of memory again. Fused
-primitives therefore work through *row blocks* that fit a core's cache and write with `out=`.
-`parallel_for` gives such blocks to a few Python threads (NumPy releases the interpreter lock inside
-an operation). Blocks depend on shapes alone, never on the number of threads, and partial sums are
-added in block order, so results are the same bit for bit for any number of threads, as long as
-BLAS itself runs one. The library starts with one thread and never changes a setting at import; the
-command line sets BLAS to one and calls `set_threads`.
-
-On a GPU a block is the whole array: launches cost more than caches save.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import os
-import queue
 import re
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy
@@ -43,9 +26,6 @@ from minideepseek.errors import InputError
 Array = Any  # numpy.ndarray, cupy.ndarray or the tests' stand-in
 float32, float64, int64 = numpy.float32, numpy.float64, numpy.int64
 NUMBERS = (int, float, numpy.generic)  # what an operator takes as an option, not as an array
-
-BLOCK_BYTES = 1 << 18  # a quarter of a common 1 MiB second-level cache: inputs and outputs share it
-DEVICE_BLOCK_BYTES = 1 << 28
 
 
 class Device(NamedTuple):
@@ -98,6 +78,11 @@ def get_device(name: str) -> Device:
         known = sorted({device.name for device in _DEVICES.values()} | {"cuda"})
         raise InputError(f"device: got {name!r}, expected one of {known}")
     return _DEVICES[name]
+
+
+def has_card() -> bool:
+    """Whether this process computes on a card."""
+    return "cuda" in _DEVICES
 
 
 def device_of(array: Array) -> Device:
@@ -205,109 +190,6 @@ def top_k(x: Array, k: int) -> Array:
     return xp.stack(picks, -1)
 
 
-# ------------------------------------------------------------------------------- blocks, threads
-
-
-def row_blocks(
-    xp: Any, rows: int, row_bytes: int, block_bytes: int | None = None
-) -> list[slice]:
-    """Slices that cut `rows` into blocks of about `block_bytes` (BLOCK_BYTES; more on a GPU)."""
-    if xp is not numpy:
-        block_bytes = DEVICE_BLOCK_BYTES
-    step = max(1, (block_bytes or BLOCK_BYTES) // max(1, row_bytes))
-    return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
-
-
-class _Pool:
-    """Threads that wait for a shared iterator of blocks. The caller works too."""
-
-    def __init__(self, workers: int) -> None:
-        self.jobs: queue.SimpleQueue = queue.SimpleQueue()
-        self.size = workers
-        for _ in range(workers):
-            threading.Thread(target=self._work, daemon=True, name="minideepseek").start()
-
-    def _work(self) -> None:
-        _local.inside = True
-        while True:
-            job, done = self.jobs.get()
-            if job is None:
-                return
-            job()
-            done.release()
-
-
-_local = threading.local()
-_pool: _Pool | None = None
-
-
-def set_threads(count: int) -> None:
-    """Use `count` threads in `parallel_for`; 1 means the caller alone."""
-    global _pool
-    if not isinstance(count, int) or count < 1:
-        raise InputError(f"threads: got {count!r}, expected an integer of at least 1")
-    if _pool is not None:
-        for _ in range(_pool.size):
-            _pool.jobs.put((None, None))
-    _pool = _Pool(count - 1) if count > 1 else None
-
-
-def get_threads() -> int:
-    """The number of threads that `parallel_for` uses."""
-    return 1 if _pool is None else _pool.size + 1
-
-
-@contextlib.contextmanager
-def serial() -> Iterator[None]:
-    """`with serial():` keeps this thread's `parallel_for` to itself: for work too small to share,
-    such as decoding one sequence."""
-    before, _local.inside = getattr(_local, "inside", False), True
-    try:
-        yield
-    finally:
-        _local.inside = before
-
-
-def _after_fork() -> None:  # a child has no threads but its own
-    global _pool
-    _pool = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def parallel_for(body: Callable[[Any], None], blocks: Sequence[Any]) -> None:
-    """body(block) for every block, shared among the threads; blocks must write to disjoint memory.
-
-    The first exception of any block is raised here after all threads have stopped.
-    """
-    pool = _pool
-    alone = "cuda" in _DEVICES  # one thread launches: others would have CUDA state of their own
-    if pool is None or len(blocks) < 2 or alone or getattr(_local, "inside", False):
-        for block in blocks:
-            body(block)
-        return
-    ticket = itertools.count()  # next() on it is atomic
-    failures: list[BaseException] = []
-
-    def job() -> None:
-        try:
-            while (i := next(ticket)) < len(blocks) and not failures:
-                body(blocks[i])
-        except BaseException as error:  # noqa: BLE001 - carried to the caller's thread
-            failures.append(error)
-
-    helpers, done = min(pool.size, len(blocks) - 1), threading.Semaphore(0)
-    for _ in range(helpers):
-        pool.jobs.put((job, done))
-    job()
-    for _ in range(helpers):
-        done.acquire()
-    if failures:
-        raise failures[0]
-
-
 # -------------------------------------------------------------------------------- time and memory
 
 
@@ -329,3 +211,22 @@ def memory_bytes(name: str) -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def keep_memory() -> bool:
+    """Ask the C library to keep freed memory for later arrays; whether it understood (glibc does).
+
+    By default it returns large arrays to the system when they are freed, and a training step, whose
+    arrays are those of the step before, gets every page anew: 17,000 to 24,000 page faults a step
+    of the preset `small`, a tenth of its time. The peak stays what it is. A setting of the whole
+    process: the command line makes it, the library never does by itself.
+    """
+    import ctypes
+
+    keep = 1 << 30  # bytes: below them no array gets a mapping of its own, and no heap is cut back
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library; Windows has none by this name
+        return False
+    m_trim_threshold, m_mmap_threshold = -1, -3  # <malloc.h>
+    return bool(mallopt(m_mmap_threshold, keep) and mallopt(m_trim_threshold, keep))

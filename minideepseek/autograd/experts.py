@@ -21,7 +21,8 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-from minideepseek.autograd.backend import Array, parallel_for, row_blocks, xp_of
+from minideepseek.autograd.backend import Array, xp_of
+from minideepseek.autograd.blocks import parallel_for, row_blocks
 from minideepseek.autograd.engine import primitive
 from minideepseek.autograd.fused import silu_parts, silu_slope
 
@@ -92,6 +93,7 @@ def sorted_pairs(
     place[order] = xp.arange(order.size)
     ends = [0, *accumulate(counts)]
     jobs = [(e, slice(ends[e], ends[e + 1])) for e in range(len(counts)) if counts[e]]
+    jobs.sort(key=lambda job: -counts[job[0]])  # the longest first, so that threads end together
     return order // k, place.reshape(n, k), jobs, weights.reshape(-1)[order][:, None]
 
 

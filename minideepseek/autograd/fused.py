@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import math
 
-from minideepseek.autograd.backend import Array, parallel_for, row_blocks, xp_of
+from minideepseek.autograd.backend import Array, xp_of
+from minideepseek.autograd.blocks import parallel_for, partial_sums, row_blocks, sum_rows
 from minideepseek.autograd.engine import primitive
-from minideepseek.autograd.products import matmul_rows, matmul_tokens
+from minideepseek.autograd.products import matmul_both, matmul_rows
 from minideepseek.errors import InputError
 
 
@@ -43,8 +44,7 @@ def linear(x, weight, bias=None):
 
     def vjp(g):
         g2, dx = rows_of(g), xp.empty(x.shape, x.dtype)
-        matmul_rows(g2, weight, rows_of(dx))
-        dw = matmul_tokens(g2, x2)
+        dw = matmul_both(g2, weight, rows_of(dx), g2, x2)
         return (dx, dw) if bias is None else (dx, dw, g2.sum(0))
 
     return y, vjp
@@ -59,7 +59,8 @@ def rms_norm(x, weight, *, eps):
     xp, x2 = xp_of(x, weight), rows_of(x)
     rows, d = x2.shape
     y, r = xp.empty(x.shape, x.dtype), xp.empty((rows, 1), x.dtype)
-    y2, blocks = rows_of(y), row_blocks(xp, rows, 4 * d * x.itemsize)
+    y2, grain = rows_of(y), sum_rows(xp, 4 * d * x.itemsize)
+    blocks = row_blocks(xp, rows, 4 * d * x.itemsize, whole=grain)
 
     def forward(s):
         xp.multiply(x2[s], x2[s], out=y2[s])
@@ -71,20 +72,19 @@ def rms_norm(x, weight, *, eps):
 
     def vjp(g):
         g2, dx = rows_of(g), xp.empty(x.shape, x.dtype)
-        dx2, dw = rows_of(dx), xp.zeros((len(blocks), d), x.dtype)
+        dx2, dw = rows_of(dx), xp.zeros((-(-rows // grain), d), x.dtype)
 
-        def backward(i):
-            s = blocks[i]
+        def backward(s):
             x_hat = x2[s] * r[s]
             gx = g2[s] * x_hat
-            gx.sum(0, out=dw[i])
+            partial_sums(gx, grain, dw[s.start // grain : -(-s.stop // grain)])
             gx *= weight
             x_hat *= gx.sum(-1, keepdims=True) * (1 / d)
             xp.multiply(g2[s], weight, out=dx2[s])
             dx2[s] -= x_hat
             dx2[s] *= r[s]
 
-        parallel_for(backward, range(len(blocks)))
+        parallel_for(backward, blocks)
         return dx, dw.sum(0)
 
     return y, vjp
@@ -217,19 +217,22 @@ def softmax_cross_entropy(logits, targets, weights=None, *, denominator=None):
     rows, vocab = z.shape
     target, n = targets.reshape(rows), float(rows if denominator is None else denominator)
     w = xp.ones(rows, z.dtype) if weights is None else weights.reshape(rows)
-    blocks = row_blocks(xp, rows, 2 * vocab * z.itemsize)
-    lse, partial = xp.empty((rows, 1), z.dtype), xp.zeros(len(blocks), z.dtype)
+    grain = sum_rows(xp, 2 * vocab * z.itemsize)
+    blocks = row_blocks(xp, rows, 2 * vocab * z.itemsize, whole=grain)
+    lse, each = xp.empty((rows, 1), z.dtype), xp.empty(rows, z.dtype)
 
-    def forward(i):
-        s = blocks[i]
+    def forward(s):
         m = z[s].max(-1, keepdims=True)
         e = z[s] - m
         xp.exp(e, out=e)
         lse[s] = m + xp.log(e.sum(-1, keepdims=True))
         picked = xp.take_along_axis(z[s], target[s, None], -1)
-        partial[i] = (w[s] * (lse[s] - picked)[:, 0]).sum()
+        xp.multiply(w[s], (lse[s] - picked)[:, 0], out=each[s])
 
-    parallel_for(forward, range(len(blocks)))
+    parallel_for(forward, blocks)
+    partial = xp.zeros(-(-rows // grain), z.dtype)
+    for i in range(len(partial)):
+        each[i * grain : (i + 1) * grain].sum(out=partial[i : i + 1].reshape(()))
 
     def vjp(g):
         by, dlogits = w[:, None] * (g / n), xp.empty(logits.shape, z.dtype)

@@ -7,35 +7,64 @@ added in block order: the result does not depend on the number of threads. On a 
 
 from __future__ import annotations
 
-from minideepseek.autograd.backend import Array, on_host, parallel_for, xp_of
+from collections.abc import Callable
+
+from minideepseek.autograd.backend import Array, on_host, xp_of
+from minideepseek.autograd.blocks import parallel_for
 
 ROWS, TOKENS = 512, 1024  # of a block: large enough that BLAS packs its operands for long
 
 
 def matmul_rows(a: Array, b: Array, out: Array, rows: int = ROWS) -> Array:
     """out = a @ b for 2-D arrays, by blocks of rows of `a`. Returns `out`."""
-    xp, n = xp_of(a, b), a.shape[0]
-    if not on_host(xp) or n <= rows:
-        return xp.matmul(a, b, out=out)
-    blocks = [slice(i, i + rows) for i in range(0, n, rows)]
-    parallel_for(lambda s: xp.matmul(a[s], b, out=out[s]), blocks)
+    _run(_row_jobs(a, b, out, rows))
     return out
 
 
 def matmul_tokens(a: Array, b: Array, tokens: int = TOKENS) -> Array:
     """aᵀ b for a (n, p) and b (n, q): a weight gradient, summed over n in blocks of `tokens`."""
+    parts, jobs = _token_jobs(a, b, tokens)
+    _run(jobs)
+    return _total(parts)
+
+
+def matmul_both(a: Array, b: Array, out: Array, p: Array, q: Array) -> Array:
+    """out = a @ b and, returned, pᵀ q: both gradients of a linear map from one list of blocks, so
+    that no thread waits for another in between."""
+    parts, jobs = _token_jobs(p, q, TOKENS)
+    _run(jobs + _row_jobs(a, b, out, ROWS))
+    return _total(parts)
+
+
+def _run(jobs: list[Callable[[], None]]) -> None:
+    parallel_for(lambda job: job(), jobs)
+
+
+def _row_jobs(a: Array, b: Array, out: Array, rows: int) -> list[Callable[[], None]]:
     xp, n = xp_of(a, b), a.shape[0]
-    if not on_host(xp) or n <= tokens:
-        return xp.matmul(a.T, b)
-    starts = range(0, n, tokens)
-    parts = xp.empty((len(starts), a.shape[1], b.shape[1]), a.dtype)
+    step = rows if on_host(xp) else max(1, n)
 
-    def body(i: int) -> None:
-        s = slice(starts[i], starts[i] + tokens)
-        xp.matmul(a[s].T, b[s], out=parts[i])
+    def one(s: slice) -> Callable[[], None]:
+        return lambda: xp.matmul(a[s], b, out=out[s])
 
-    parallel_for(body, range(len(starts)))
-    total = parts[0].copy()
+    return [one(slice(i, i + step)) for i in range(0, n, step)]
+
+
+def _token_jobs(a: Array, b: Array, tokens: int) -> tuple[list[Array], list[Callable[[], None]]]:
+    """The partial products, (p, q) each, and the jobs that compute them."""
+    xp, n = xp_of(a, b), a.shape[0]
+    step = tokens if on_host(xp) else max(1, n)
+    starts = range(0, max(1, n), step)
+    parts = [xp.empty((a.shape[1], b.shape[1]), a.dtype) for _ in starts]
+
+    def one(start: int, part: Array) -> Callable[[], None]:
+        s = slice(start, start + step)
+        return lambda: xp.matmul(a[s].T, b[s], out=part)
+
+    return parts, [one(start, part) for start, part in zip(starts, parts, strict=True)]
+
+
+def _total(parts: list[Array]) -> Array:
     for part in parts[1:]:
-        total += part
-    return total
+        parts[0] += part
+    return parts[0]

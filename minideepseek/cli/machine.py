@@ -52,9 +52,11 @@ def given(options: argparse.Namespace, *names: str) -> dict:
 
 def set_up_machine(options: argparse.Namespace) -> str:
     """Threads and device; prints the device and why, once."""
-    from minideepseek.autograd.backend import set_threads
+    from minideepseek.autograd.backend import keep_memory
+    from minideepseek.autograd.blocks import set_threads
 
     warnings.simplefilter("ignore", RuntimeWarning)  # NaN and Inf: the trainer names them
+    keep_memory()
     set_threads(options.threads)
     return choose_device(options.device, f"; threads: {options.threads}")
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from minideepseek.autograd import backend
+from minideepseek.autograd import backend, blocks
 from minideepseek.autograd.backend import Array
 from minideepseek.autograd.engine import Tensor, no_grad
 from minideepseek.errors import InputError
@@ -193,7 +193,7 @@ def padded(counts: np.ndarray, ids: Array) -> tuple[np.ndarray | None, Array | N
 
 def own_thread(tokens: int) -> contextlib.AbstractContextManager:
     """A context for the work of so many tokens: few of them stay on the caller's thread."""
-    return backend.serial() if tokens < 8 else contextlib.nullcontext()
+    return blocks.serial() if tokens < 8 else contextlib.nullcontext()
 
 
 def pick(h: Array, at: np.ndarray) -> Array:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from minideepseek.autograd.backend import get_threads
+from minideepseek.autograd.blocks import get_threads
 from minideepseek.errors import CheckpointError, InputError
 from minideepseek.model.checkpoint import OWNED, write_model
 from minideepseek.model.files import atomic_directory, atomic_write

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from minideepseek.autograd.backend import get_threads, memory_bytes
+from minideepseek.autograd.backend import memory_bytes
+from minideepseek.autograd.blocks import get_threads
 from minideepseek.errors import InputError
 from minideepseek.model.checkpoint import OWNED, write_model
 from minideepseek.model.config import DeepSeekV3Config

@@ -25,11 +25,12 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from minideepseek.autograd.backend import Array, parallel_for, row_blocks, xp_of
+from minideepseek.autograd.backend import Array, xp_of
+from minideepseek.autograd.blocks import parallel_for, row_blocks
 from minideepseek.autograd.engine import Parameter
 from minideepseek.errors import InputError
 
-BLOCK = 1 << 16  # elements: p, g, m, v and a scratch of float32 together fill about 1.3 MiB
+BLOCK = 1 << 17  # elements: p, g, m, v and a scratch of float32 together fill about 2.5 MiB
 
 
 def matrices_only(decay: float) -> Callable[[Parameter], float]:

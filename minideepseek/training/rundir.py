@@ -23,7 +23,8 @@ import ml_dtypes
 import numpy as np
 
 from minideepseek import __version__
-from minideepseek.autograd.backend import Array, copy_into, get_threads, to_host
+from minideepseek.autograd.backend import Array, copy_into, to_host
+from minideepseek.autograd.blocks import get_threads
 from minideepseek.errors import CheckpointError
 from minideepseek.model.checkpoint import from_pretrained, write_model
 from minideepseek.model.config import DeepSeekV3Config

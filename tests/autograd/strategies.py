@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from minideepseek.autograd import backend
+from minideepseek.autograd import blocks
 from minideepseek.autograd.engine import PRIMITIVES, ops, primitive
 
 REGIMES = ("normal", "tiny", "large", "zeros", "ties", "rows")
@@ -132,9 +132,9 @@ def lift(function):
 @contextlib.contextmanager
 def using_threads(count):
     """`set_threads` for a `with` block."""
-    before = backend.get_threads()
-    backend.set_threads(count)
+    before = blocks.get_threads()
+    blocks.set_threads(count)
     try:
         yield
     finally:
-        backend.set_threads(before)
+        blocks.set_threads(before)

@@ -83,16 +83,16 @@ def test_a_verb_on_a_card_answers_as_on_the_host(name):
 ONE_CARD = """
 import numpy as np
 from minideepseek import Tensor, DeepSeekV3, DeepSeekV3Config
-from minideepseek.autograd import backend
+from minideepseek.autograd import backend, blocks
 model = DeepSeekV3(DeepSeekV3Config.preset("nano"))
 there = model.to("cuda:1")
 assert there.device == "cuda" and there.to("cuda") is there.to("cuda:1") is there
 assert Tensor(np.ones(2)).to("cuda").device == "cuda" and there.to("cpu").device == "cpu"
 assert backend.get_device("cuda") is backend.get_device("cuda:1")
-backend.set_threads(3)  # whose state of CUDA is their own: they must not launch
+blocks.set_threads(3)  # whose state of CUDA is their own: they must not launch
 import threading
 seen = []
-backend.parallel_for(lambda i: seen.append(threading.get_ident()), range(50))
+blocks.parallel_for(lambda i: seen.append(threading.get_ident()), range(50))
 assert set(seen) == {threading.get_ident()}
 for name in ("cuda:0", "cuda:x", "cuda:-1", "CUDA", 0, None):
     try:

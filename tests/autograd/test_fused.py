@@ -16,7 +16,8 @@ import minideepseek.autograd.experts
 import minideepseek.autograd.fused
 import minideepseek.autograd.primitives  # noqa: F401 - registers
 from minideepseek.autograd import attention as attention_module
-from minideepseek.autograd import backend, reference
+from minideepseek.autograd import blocks as blocks_module
+from minideepseek.autograd import reference
 from minideepseek.autograd.engine import PRIMITIVES, Parameter, ops
 from minideepseek.errors import InputError
 
@@ -35,7 +36,8 @@ ANY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, Healt
 def blocks(request, monkeypatch):
     """Blocks as they are, and blocks of a row or two, tiles of two queries."""
     if request.param == "tiny":
-        monkeypatch.setattr(backend, "BLOCK_BYTES", 200)
+        monkeypatch.setattr(blocks_module, "BLOCK_BYTES", 200)
+        monkeypatch.setattr(blocks_module, "SUM_BYTES", 100)
         monkeypatch.setattr(attention_module, "TILE", 2)
         monkeypatch.setattr(attention_module, "SCORES_BYTES", 100)
 

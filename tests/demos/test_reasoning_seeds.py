@@ -7,7 +7,7 @@ import pytest
 
 from demos import reasoning_seeds
 from demos.reasoning_seeds import chart, main, measure, table
-from minideepseek.autograd.backend import set_threads
+from minideepseek.autograd.blocks import set_threads
 from minideepseek.errors import GateError
 from minideepseek.reasoning.record import ReasoningRecord
 from tests.reasoning import small

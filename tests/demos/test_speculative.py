@@ -15,7 +15,7 @@ from demos.speculative_lab import (
     looping,
     predicted,
 )
-from minideepseek.autograd.backend import set_threads
+from minideepseek.autograd.blocks import set_threads
 from minideepseek.errors import InputError
 from minideepseek.model import speculative as decoding
 from minideepseek.model.config import DeepSeekV3Config

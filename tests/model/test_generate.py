@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minideepseek.autograd import backend
+from minideepseek.autograd import blocks
 from minideepseek.autograd.engine import Tensor, no_grad, ops, watch
 from minideepseek.errors import InputError
 from minideepseek.model.config import DeepSeekV3Config
@@ -261,7 +261,7 @@ def test_the_stream_gives_each_step_and_marks_rows_that_have_ended():
 def test_a_step_reads_one_token_per_row_absorbed_and_alone_on_its_thread(monkeypatch):
     """The prompt in one pass; then attention over latents; nothing recorded; one thread."""
     model, fed, alone = build(NANO), [], []
-    hidden, serial = DeepSeekV3.hidden, backend.serial
+    hidden, serial = DeepSeekV3.hidden, blocks.serial
 
     def watched(self, ids, cache, *args):
         seen = []
@@ -277,7 +277,7 @@ def test_a_step_reads_one_token_per_row_absorbed_and_alone_on_its_thread(monkeyp
             yield
 
     monkeypatch.setattr(DeepSeekV3, "hidden", watched)
-    monkeypatch.setattr(backend, "serial", counted)
+    monkeypatch.setattr(blocks, "serial", counted)
     generate(model, draw_ids(NANO, 0, 2, 30), 4)
     assert fed == [((2, 30), False, None)] + [((2, 1), True, None)] * 3
     assert alone == [1, 2, 3]

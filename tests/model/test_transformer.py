@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from minideepseek.autograd.backend import set_threads
+from minideepseek.autograd.blocks import set_threads
 from minideepseek.autograd.engine import no_grad
 from minideepseek.errors import CheckpointError, InputError
 from minideepseek.layers.moe import Router

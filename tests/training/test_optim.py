@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minideepseek.autograd.backend import set_threads, to_device, to_host
+from minideepseek.autograd.backend import to_device, to_host
+from minideepseek.autograd.blocks import set_threads
 from minideepseek.autograd.engine import Parameter
 from minideepseek.errors import InputError
 from minideepseek.training.optim import (

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from minideepseek.autograd.backend import set_threads
+from minideepseek.autograd.blocks import set_threads
 from minideepseek.errors import CheckpointError, DivergedError
 from minideepseek.model.tokenizer import ByteTokenizer, load_tokenizer
 from minideepseek.model.transformer import DeepSeekV3

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minideepseek.autograd import backend
-from minideepseek.autograd.backend import set_threads
+from minideepseek.autograd.blocks import set_threads
 from minideepseek.errors import DivergedError, InputError
 from minideepseek.layers.moe import max_violation, update_bias
 from minideepseek.training import trainer as trainer_module

@@ -33,7 +33,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from minideepseek.autograd.backend import Array, parallel_for, xp_of
+from minideepseek.autograd.backend import Array, xp_of
+from minideepseek.autograd.blocks import parallel_for
 from minideepseek.autograd.engine import Tensor, ops, primitive
 from minideepseek.autograd.experts import gather, gather_sum, sorted_pairs
 from minideepseek.autograd.fused import silu_parts, silu_slope

@@ -50,15 +50,8 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
-from minideepseek.autograd.backend import (
-    Array,
-    as_array,
-    device_of,
-    get_device,
-    parallel_for,
-    row_blocks,
-    xp_of,
-)
+from minideepseek.autograd.backend import Array, as_array, device_of, get_device, xp_of
+from minideepseek.autograd.blocks import parallel_for, row_blocks
 from minideepseek.errors import InputError
 
 FLOAT32_MAX = (2 - 2.0**-23) * 2.0**127

@@ -50,10 +50,11 @@ from __future__ import annotations
 from typing import Any
 
 from minideepseek.autograd import backend
-from minideepseek.autograd.backend import Array, parallel_for, xp_of
+from minideepseek.autograd.backend import Array, xp_of
+from minideepseek.autograd.blocks import parallel_for
 from minideepseek.autograd.engine import Parameter, Tensor, ops, primitive
 from minideepseek.autograd.fused import rows_of
-from minideepseek.autograd.products import matmul_rows, matmul_tokens
+from minideepseek.autograd.products import matmul_both, matmul_rows
 from minideepseek.errors import InputError
 from minideepseek.layers.fp8.formats import E4M3
 from minideepseek.layers.fp8.recipe import FINE_GRAINED, WEIGHTS_ALONE, Kept, Scheme
@@ -76,9 +77,9 @@ def fp8_linear(x, weight, bias=None, *, scheme):
 
     def vjp(g):
         g2, dx = rows_of(g), xp.empty(shape, dtype)
-        matmul_rows(scheme.dy.round(g2), w_kept.read(dtype), rows_of(dx))
+        dy, w = scheme.dy.round(g2), w_kept.read(dtype)
         x_again = scheme.x_tokens.round(x_kept.read(dtype))
-        dw = matmul_tokens(scheme.dy_tokens.round(g2), x_again)
+        dw = matmul_both(dy, w, rows_of(dx), scheme.dy_tokens.round(g2), x_again)
         return (dx, dw, g2.sum(0)) if biased else (dx, dw)
 
     return y, vjp

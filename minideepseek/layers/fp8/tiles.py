@@ -41,14 +41,8 @@ from __future__ import annotations
 import itertools
 from typing import Any, NamedTuple
 
-from minideepseek.autograd.backend import (
-    BLOCK_BYTES,
-    DEVICE_BLOCK_BYTES,
-    Array,
-    on_host,
-    parallel_for,
-    xp_of,
-)
+from minideepseek.autograd.backend import Array, on_host, xp_of
+from minideepseek.autograd.blocks import BLOCK_BYTES, DEVICE_BLOCK_BYTES, parallel_for
 from minideepseek.errors import InputError
 from minideepseek.layers.fp8.formats import (
     E4M3,

@@ -52,7 +52,7 @@ from typing import Any
 
 import numpy as np
 
-from minideepseek.autograd import backend
+from minideepseek.autograd import backend, blocks
 from minideepseek.autograd.engine import no_grad, ops
 from minideepseek.errors import InputError
 from minideepseek.layers.cache import ModelCache
@@ -152,7 +152,7 @@ class GroupSampler:
         rollout = self._blank(ids, lengths, record_routing)
         shape = (len(rollout.ids), self.max_new_tokens)
         uniform = rng.random(shape) if self.law[0] > 0 else np.zeros(shape)
-        with no_grad(), backend.serial():
+        with no_grad(), blocks.serial():
             self._decode(ids, lengths, rollout, uniform)
         target = np.arange(1, rollout.ids.shape[1])
         rollout.mask[...] = target >= rollout.prompt_lengths[:, None]

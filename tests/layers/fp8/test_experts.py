@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minideepseek.autograd import backend
+from minideepseek.autograd import backend, blocks
 from minideepseek.autograd.engine import PRIMITIVES, Parameter, Tensor, no_grad, ops
 from minideepseek.autograd.gradcheck import check_vjp
 from minideepseek.errors import InputError
@@ -167,12 +167,12 @@ def test_threads_change_nothing():
     *arrays, indices, g = draw(0, 200, 130, 64, 5, 2)
     results = []
     for count in (1, 3):
-        backend.set_threads(count)
+        blocks.set_threads(count)
         try:
             y, vjp = fp8_expert_mlp(*arrays, indices, counts=counts_of(indices, 5), recipe=V3)
             results.append([y, *vjp(g)[:4]])
         finally:
-            backend.set_threads(1)
+            blocks.set_threads(1)
     assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minideepseek.autograd import backend
+from minideepseek.autograd import backend, blocks
 from minideepseek.errors import InputError
 from minideepseek.layers import fp8
 from minideepseek.layers.fp8.formats import ceil_power_of_two, round_in_place
@@ -276,8 +276,8 @@ def test_threads_change_nothing():
     x = np.random.default_rng(0).standard_normal(100_003).astype(np.float32)
     one = fp8.encode(x)
     try:
-        backend.set_threads(2)
+        blocks.set_threads(2)
         assert np.array_equal(fp8.encode(x), one)
         assert np.array_equal(fp8.decode(one), fp8.decode(one[None])[0])
     finally:
-        backend.set_threads(1)
+        blocks.set_threads(1)

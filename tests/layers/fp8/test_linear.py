@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minideepseek import FP8Linear
-from minideepseek.autograd import backend
+from minideepseek.autograd import backend, blocks
 from minideepseek.autograd.engine import PRIMITIVES, Parameter, Tensor, no_grad, ops
 from minideepseek.autograd.gradcheck import check_vjp
 from minideepseek.errors import InputError
@@ -278,13 +278,13 @@ def test_threads_change_nothing():
     x, w, g = triple(0, 1500, 300, 260)
     results = []
     for count in (1, 2, 3):
-        backend.set_threads(count)
+        blocks.set_threads(count)
         try:
             y, vjp = fp8_linear(x, w, scheme=FINE_GRAINED)
             served = FP8Linear.from_codes(*quantize(w))(Tensor(x)).data
             results.append([y, *vjp(g), served])
         finally:
-            backend.set_threads(1)
+            blocks.set_threads(1)
     for other in results[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minideepseek.autograd import backend
+from minideepseek.autograd import backend, blocks
 from minideepseek.errors import InputError
 from minideepseek.layers import fp8
 from minideepseek.layers.fp8.tiles import FLOAT32_MAX, pieces, spread
@@ -287,13 +287,13 @@ def test_threads_change_nothing():
         codes, scales = fp8.quantize(x, block)
         back = fp8.dequantize(codes, scales, block)
         try:
-            backend.set_threads(2)
+            blocks.set_threads(2)
             again, moved = fp8.quantize(x, block)
             assert np.array_equal(again, codes) and np.array_equal(moved, scales)
             assert np.array_equal(fp8.dequantize(codes, scales, block), back)
             assert np.array_equal(fp8.rounded(x, block), back)
         finally:
-            backend.set_threads(1)
+            blocks.set_threads(1)
 
 
 @pytest.mark.parametrize("block", [(128, 128), (1, 128), (128, 1)])

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from minideepseek.autograd.backend import set_threads
+from minideepseek.autograd.blocks import set_threads
 from minideepseek.errors import CheckpointError, DivergedError, InputError
 from minideepseek.model.safetensors import load_file, save_file
 from minideepseek.reasoning.grpo import metrics as metrics_module
