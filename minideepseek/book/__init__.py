@@ -12,8 +12,7 @@
 Three libraries that others keep do the general work, the extra `book`: markdown-it-py reads text,
 Pygments reads code, Jinja2 fills the templates. They are imported where they are used, so that the
 rest of the package does without them. pdoc, the usual choice for an API, was tried: it shows
-members, each with its source once more (33 MB for this package), where a file is to be read from
-top to bottom.
+members, each with its source once more, where a file is to be read from top to bottom.
 
 A docstring is CommonMark with few of its rules. Three conventions are the project's own, and
 `prose` writes them out before a Markdown parser sees them: what is indented by four columns is a

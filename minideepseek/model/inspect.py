@@ -1,8 +1,9 @@
 r"""The ledger of a checkpoint: what its files hold, and whether that is what config.json wants.
 
-Everything here comes from headers (contents.py): 163 files of together 689 GB are told about in
-seconds, on a machine that could not load one of their layers. ledger.py counts from the
-configuration alone; here the same parts are counted from the tensors, and both stand side by side.
+Everything here comes from headers (contents.py): 163 files of together 689 GB (`minideepseek info
+--preset v3`) are told about in seconds, on a machine that could not load one of their layers.
+ledger.py counts from the configuration alone; here the same parts are counted from the tensors, and
+both stand side by side.
 """
 
 import math

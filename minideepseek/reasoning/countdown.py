@@ -26,7 +26,9 @@ The teacher starts at a random candidate and goes on in order (pair by pair, + b
 the beginning again), so that nothing is tried twice. But after every miss it gives up with
 probability g: `</think> ?`. After k misses before the hit it is still there with (1 − g)ᵏ, so
 
-    accuracy = E[(1 − g)ᵏ] ,   attempts = E[Σᵢ₌₀ᵏ (1 − g)ⁱ] ,   over problems and beginnings.
+    accuracy = E[(1 − g)ᵏ] ,   attempts = E[Σᵢ₌₀ᵏ (1 − g)ⁱ] ,   over problems and beginnings,
+
+and by tests/reasoning/test_countdown.py, which counts all of them:
 
     g                            0     0.25    0.3    0.35    0.4    0.5
     problems as drawn   right  100     39.3   34.2    30.2   27.0   22.2  %

@@ -6,8 +6,8 @@ trains, where one would expect it to turn. Adding one document at the beginning 
 gives another score, with the same model.
 
 In the wild: collections copy themselves. Of 4,105 docstrings of a standard library 10 % of the
-text repeats other text of it, and a compressor that has seen the rest looks 12 % better than it
-is.
+text repeats other text of it, and a compressor that has seen the rest looks 12 % better than it is
+(`python -m minideepseek.training.data`).
 """
 
 import zlib
