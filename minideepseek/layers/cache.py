@@ -79,7 +79,7 @@ class LatentCache:
 
         InputError for a row that holds fewer, or where there is not one length per row.
         """
-        to, held = backend.as_array(lengths), self.lengths
+        to, held = backend.to_host(backend.as_array(lengths)), self.lengths
         if to.shape not in ((), held.shape) or ((to < 0) | (to > held)).any():
             raise InputError(f"cache: cannot cut rows of {held.tolist()} tokens to {to.tolist()}")
         held[:] = to
@@ -121,6 +121,11 @@ class ModelCache:
     def offsets(self) -> int | Array:
         """Position of the next token: a number if all rows agree, else an array (B,)."""
         return self.layers[0].offsets
+
+    @property
+    def data(self) -> list[Array | None]:
+        """What each layer holds; None before its first tokens."""
+        return [layer.data for layer in self.layers]
 
     @property
     def nbytes(self) -> int:

@@ -137,7 +137,7 @@ class Module:
                     f"the checkpoint has {tuple(given.shape)}"
                 )
             twin = first.setdefault(id(array), name)  # a copy of the embedding, say
-            if given is not state[twin] and (given != state[twin]).any():
+            if given is not state[twin] and _differ(given, state[twin]):
                 raise CheckpointError(f"{name}: differs from {twin}, whose copy it is")
         for name, array in own.items():
             backend.copy_into(array, state[name])
@@ -158,6 +158,12 @@ class Module:
             elif name in self.buffers:
                 setattr(moved, name, backend.to_device(value, device))
         return moved
+
+
+def _differ(*arrays: Any) -> bool:
+    """Whether two arrays differ in any number, wherever each of them is."""
+    one, other = (backend.to_host(backend.as_array(array)) for array in arrays)
+    return bool((one != other).any())
 
 
 class Linear(Module):

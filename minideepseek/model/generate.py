@@ -237,7 +237,7 @@ def request(
         raise InputError(f"max_new_tokens: got {max_new_tokens!r}, expected an integer ≥ 0")
     model.check_ids(ids)
     _check_token(model, "eos_token_id", eos_token_id)
-    prompt = np.asarray(ids)
+    prompt = backend.to_host(backend.as_array(ids))
     ends, limit = _prompt_lengths(prompt, lengths), model.config.max_position_embeddings
     if ends.max() + max_new_tokens > limit:
         raise InputError(
@@ -271,7 +271,7 @@ def _prompt_lengths(prompt: np.ndarray, lengths: Any) -> np.ndarray:
     if lengths is None:
         return np.full(prompt.shape[0], prompt.shape[1], np.int64)
     rows, tokens = prompt.shape
-    ends = np.asarray(lengths)
+    ends = backend.to_host(backend.as_array(lengths))
     if ends.shape != (rows,) or ends.dtype.kind not in "iu" or not (
         1 <= ends.min() <= ends.max() <= tokens
     ):

@@ -147,8 +147,12 @@ class DeepSeekV3(Module):
         cache: what was seen before; counts (B,) on the host: how many of the T tokens are real;
         mask (B, T): 0 for padding, which is then routed nowhere; segment_ids (B, T): tokens of
         different segments do not see each other; routing: the experts to use, (B·T, k) indices for
-        each MoE layer, −1 for none, in place of the routers' choices.
+        each MoE layer, −1 for none, in place of the routers' choices. InputError for arrays that
+        live elsewhere than the model, before any work.
         """
+        held = [] if cache is None else cache.data
+        given = [a for a in (ids, mask, segment_ids, *held) if type(a) in backend.MODULES]
+        backend.xp_of(self.model.norm.weight.data, *given)
         h, routings = self.model.embed_tokens(ids), list[Routing]()
         for i, layer in enumerate(self.model.layers):
             past, replay = None if cache is None else cache.layers[i], None
@@ -278,7 +282,7 @@ class DeepSeekV3(Module):
 
 def _right_padding(mask: Any, shape: tuple) -> np.ndarray:
     """mask as host integers (B, N), or InputError where it is not ones and then zeros."""
-    host = np.asarray(mask)
+    host = backend.to_host(backend.as_array(mask))
     if host.shape != shape:
         raise InputError(f"mask: got shape {host.shape}, expected that of ids, {shape}")
     ones = np.arange(shape[1]) < (host != 0).sum(1, keepdims=True)
@@ -293,9 +297,9 @@ def evaluate_loss(model: DeepSeekV3, ids: Array, mask: Array) -> tuple[float, in
 
     ids (B, T + 1); mask (B, T): whether ids[:, 1:] counts.
     """
-    ids = model.check_ids(ids, least=2)
+    ids, host = model.check_ids(ids, least=2), backend.to_host(backend.as_array(mask))
     with no_grad():
         h, _ = model.hidden(ids[:, :-1])
-        weights = backend.like(np.asarray(mask), ids).astype(h.dtype)
+        weights = backend.like(host, ids).astype(h.dtype)
         nats = ops.softmax_cross_entropy(model.logits(h), ids[:, 1:], weights, denominator=1.0)
-    return nats.item(), int(np.asarray(mask).sum())
+    return nats.item(), int(host.sum())

@@ -57,6 +57,7 @@ class AdamW:
         self.parameters = list(parameters)
         if not self.parameters:
             raise InputError("parameters: got none, an optimiser needs at least one Parameter")
+        xp = xp_of(*(p.data for p in self.parameters))  # on one device, all of them
         if not 0 <= lr < math.inf:
             raise InputError(f"lr: got {lr}, expected a number of at least 0")
         if not (0 <= betas[0] < 1 and 0 <= betas[1] < 1):
@@ -67,14 +68,13 @@ class AdamW:
         decay = weight_decay if callable(weight_decay) else lambda _: weight_decay
         self.decay = [float(decay(p)) for p in self.parameters]
         self.m, self.v = (
-            [xp_of(p.data).zeros(p.shape, moments or p.dtype) for p in self.parameters]
-            for _ in range(2)
+            [xp.zeros(p.shape, moments or p.dtype) for p in self.parameters] for _ in range(2)
         )
         self._local = threading.local()  # each thread's work arrays
         self._jobs = [
             (i, block)
             for i, p in enumerate(self.parameters)
-            for block in row_blocks(xp_of(p.data), p.size, 1, BLOCK)
+            for block in row_blocks(xp, p.size, 1, BLOCK)
         ]
 
     def zero_grad(self) -> None:

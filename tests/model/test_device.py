@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from minideepseek.autograd import backend
 from minideepseek.autograd.engine import DEBUG, no_grad
-from minideepseek.errors import InputError
+from minideepseek.errors import CheckpointError, InputError
 from minideepseek.layers.moe import update_bias
 from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.generate import generate
@@ -19,6 +19,7 @@ from minideepseek.training.optim import AdamW, clip_grad_norm
 from minideepseek.training.trainer import Plan, Trainer
 from tests import standin
 from tests.layers.common import build, draw_ids, forget, relative, seeds
+from tests.reasoning.grpo import tiny
 from tests.standin import counters
 from tests.strategies import configs
 
@@ -201,6 +202,106 @@ def test_evaluation_reads_one_number():
 def test_ids_on_another_device_are_refused():
     model, there = both(NANO)
     ids = there.check_ids([[1, 2, 3]])
-    with pytest.raises(InputError, match="^ids: they are on standin, the model is on cpu$"):
-        model(ids)
+    for work in (model, lambda ids: generate(model, ids, 2), model.losses):
+        with pytest.raises(InputError, match="^ids: they are on standin, the model is on cpu$"):
+            work(ids)
     assert there(ids).shape == (1, 3, 264)
+
+
+def up(*values):
+    """Integers on the device, one row."""
+    return backend.to_device(np.array(values), "standin")
+
+
+IDS, ONES = np.array([[1, 2, 3, 4]]), np.ones((1, 4), int)
+
+
+def test_what_is_wanted_on_the_host_may_lie_on_the_device():
+    """Prompts, lengths and masks are read on the host: from wherever they are."""
+    model, there = both(NANO)
+    expected = generate(model, IDS, 3, lengths=[3], pad_token_id=0)
+    found = generate(there, there.check_ids(IDS), 3, lengths=up(3), pad_token_id=0)
+    assert np.array_equal(found, expected)
+    mask = backend.to_device(ONES, "standin")
+    assert there.losses(IDS, mask=mask).total.item() == there.losses(IDS, mask=ONES).total.item()
+    assert evaluate_loss(there, IDS, mask[:, 1:]) == evaluate_loss(there, IDS, ONES[:, 1:])
+
+
+def filled(model):
+    """A cache that holds tokens of a model."""
+    cache = model.new_cache(1, 8)
+    with no_grad():
+        model.hidden(model.check_ids(IDS), cache)
+    return cache
+
+
+def optimise(model, there):
+    """One optimiser for both."""
+    AdamW([*model.parameters(), *there.parameters()], lr=1e-3)
+
+
+def elsewhere(model, there):
+    """A gradient that was brought to the host."""
+    parameter = there.parameters()[0]
+    parameter.grad = np.ones(parameter.shape)
+    AdamW([parameter], lr=1e-3).step()
+
+
+def clip(model, there):
+    """One norm of both models' gradients."""
+    for one in (model, there):
+        one.loss(IDS).backward()
+    clip_grad_norm([*model.parameters(), *there.parameters()], 1.0)
+
+
+def patchwork(model, there):
+    """A layer that was left behind."""
+    there.model.layers[1] = model.model.layers[1]
+    there(IDS)
+
+
+def reference(model, there):
+    """GRPO with its reference on the host."""
+    trainer = tiny.trainer(device="standin")
+    trainer.reference = trainer.reference.to("cpu")
+    trainer.step()
+
+
+MIXED = {
+    "host ids": lambda model, there: there.hidden(IDS),
+    "device ids": lambda model, there: model.hidden(there.check_ids(IDS)),
+    "host mask": lambda model, there: there.hidden(there.check_ids(IDS), mask=ONES),
+    "device mask": lambda model, there: model.hidden(IDS, mask=there.check_ids(IDS)),
+    "host segments": lambda model, there: there.hidden(there.check_ids(IDS), segment_ids=ONES),
+    "device segments": lambda model, there: model.hidden(IDS, segment_ids=there.check_ids(IDS)),
+    "host cache": lambda model, there: there.hidden(there.check_ids(IDS), filled(model)),
+    "device cache": lambda model, there: model.hidden(IDS, filled(there)),
+    "host routing": lambda model, there: there.hidden(
+        there.check_ids(IDS), routing=[np.zeros((4, 2), int)]
+    ),
+    "a host activation": lambda model, there: there.logits(model.hidden(IDS)[0]),
+    "a host cotangent": lambda model, there: there(IDS).backward(np.ones((1, 4, 264))),
+    "a host array": lambda model, there: there(IDS) + np.ones(264),
+    "AdamW": optimise, "a gradient": elsewhere, "a norm": clip, "a layer": patchwork,
+    "GRPO": reference,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_arrays_on_two_devices_are_one_sentence_that_names_both(name):
+    with pytest.raises(InputError, match=r"^[^\n]*standin[^\n]*move \w+ with \.to\(") as caught:
+        MIXED[name](*both(NANO))
+    assert "cpu" in str(caught.value)
+
+
+def test_weights_are_loaded_across_devices():
+    model, there = both(NANO)
+    state = model.state_dict()
+    twin = next(name for name in reversed(state) if "embed_tokens" in name)
+    mixed = state | {twin: there.state_dict()[twin]}  # two names of one matrix, on two devices
+    for target in both(NANO, 1):
+        target.load_state_dict(mixed)
+        for name, array in target.named_tensors():
+            assert np.array_equal(backend.to_host(array), state[name]), name
+    with pytest.raises(CheckpointError, match="differs from model.embed_tokens.weight"):
+        there.load_state_dict(mixed | {twin: there.state_dict()[twin] + 1})

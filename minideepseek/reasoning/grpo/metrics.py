@@ -60,7 +60,7 @@ def pass_sums(part: Rollout, scores: Scores, ref: Array | None) -> dict[str, flo
 
     ref: ln π_ref, (R, T − 1), None after the first update.
     """
-    xp = xp_of(scores.entropy)
+    xp = xp_of(scores.entropy, *([] if ref is None else [ref]))
     real = like(part.mask > 0, scores.entropy)
     found = {"entropy": xp.where(real, scores.entropy, 0).sum()}
     if ref is not None:
