@@ -55,8 +55,8 @@ original compute; that paper finds quality close to MHA at nearly the speed of M
 
 (`minideepseek info --preset v3` counts them.) V2's Table 1 calls them strong, moderate, stronger
 and weak. MLA, the next chapter, keeps 57 times less than MHA, and 2.25 times more than MQA: as much
-as a GQA of 2.25 groups. It shares one vector among all heads as MQA does, but lets each head read it
-through matrices of its own.
+as a GQA of 2.25 groups. It shares one vector among all heads as MQA does, but lets each head read
+it through matrices of its own.
 
 The four kinds at equal parameters, trained on the same text: `python -m demos.attention_kinds`.
 
