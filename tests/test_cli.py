@@ -26,6 +26,7 @@ from minideepseek.model.tokenizer import ByteTokenizer, WordTokenizer
 from minideepseek.model.transformer import DeepSeekV3
 from minideepseek.training.rundir import list_checkpoints, read_metrics
 from minideepseek.training.trainer import Plan
+from tests.platforms import needs_signals
 from tests.training import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -547,6 +548,7 @@ def lines_of(path: str) -> int:
     return Path(path).read_text("utf-8").count("\n") if Path(path).exists() else 0
 
 
+@needs_signals
 def test_ctrl_c_ends_cleanly_with_a_checkpoint(text):
     arguments = pretrain(text, "--out", "run", "--steps", 100_000, "--checkpoint-every", 90_000)
     process = start_and_wait(arguments, lambda: lines_of("run/metrics.jsonl") >= 3)
@@ -587,6 +589,7 @@ def test_the_sequence_length_is_the_presets_where_none_is_given(text, capsys):
     assert main([*short, "--resume", "run"]) == 0
 
 
+@needs_signals
 def test_a_second_ctrl_c_ends_at_once(text):
     arguments = pretrain(text, "--out", "run", "--accumulate", 20_000)  # a minute a step
     process = start_and_wait(arguments, lambda: Path("run/samples.json").exists())

@@ -11,6 +11,7 @@ from minideepseek.exercises.exercise import OK, OPEN, WRONG, Line, solved
 from minideepseek.exercises.gradients import Case, gradients
 from minideepseek.exercises.properties import compare, properties
 
+from ..platforms import needs_signals
 from .test_problems import filled
 
 HEAD = "import numpy as np\ndef add(x, y):\n"
@@ -107,7 +108,10 @@ def test_an_endless_loop_is_found_by_its_line(tmp_path, loop):
 @pytest.mark.slow
 @pytest.mark.parametrize("code, said", [
     ("import os\nos._exit(7)", "it ended Python with code 7"),
-    ("import signal, os\nos.kill(os.getpid(), signal.SIGKILL)", "it ended Python with code -9"),
+    pytest.param(
+        "import signal, os\nos.kill(os.getpid(), signal.SIGKILL)", "it ended Python with code -9",
+        marks=needs_signals,
+    ),
     ("input()", "EOFError"),
 ])  # fmt: skip
 def test_a_file_that_ends_python(tmp_path, code, said):

@@ -34,6 +34,7 @@ from minideepseek.model.ledger import count_parameters
 from minideepseek.model.safetensors import load_file, save_file
 from minideepseek.model.tokenizer import ByteTokenizer
 from minideepseek.model.transformer import DeepSeekV3
+from tests.platforms import needs_links
 from tests.strategies import configs
 
 NANO = DeepSeekV3Config.preset("nano")
@@ -359,6 +360,7 @@ def test_tied_head(tmp_path):
         from_pretrained(tmp_path / "a")
 
 
+@needs_links
 def test_symbolic_links_are_followed(sharded, saved, tmp_path):
     """Hugging Face's cache keeps the files elsewhere, under their hashes."""
     (tmp_path / "blobs").mkdir()

@@ -17,6 +17,7 @@ from minideepseek.errors import CheckpointError
 from minideepseek.model import files
 from minideepseek.model.files import atomic_directory, atomic_write, recover_directory
 from tests.model.faults import Faults, Killed, content, every_call
+from tests.platforms import needs_links, needs_locks, needs_signals, syncs_directories
 
 OLD = {"config.json": b"old", "model.bin": b"old" * 9, "shard-2.bin": b"old", "notes/a": b"mine"}
 NEW = {"config.json": b"new!", "model.bin": b"new!" * 9, "notes/a": b"mine"}
@@ -105,6 +106,7 @@ def test_interrupt_between_the_renames_is_undone(tmp_path, monkeypatch):
     assert content(tmp_path / "run") == OLD and os.listdir(tmp_path) == ["run"]
 
 
+@syncs_directories
 def test_everything_is_synced_before_the_swap_and_the_swap_before_the_old_goes(
     tmp_path, monkeypatch
 ):
@@ -123,6 +125,7 @@ def test_everything_is_synced_before_the_swap_and_the_swap_before_the_old_goes(
     assert ".old" not in trace[first_loss][1]  # only complete directories have that name
 
 
+@needs_links
 @pytest.mark.parametrize("links", [True, False])
 def test_what_is_carried_over(tmp_path, monkeypatch, links):
     path = tmp_path / "run"
@@ -144,6 +147,7 @@ def test_what_is_carried_over(tmp_path, monkeypatch, links):
     assert ((path / "log").stat().st_ino == inode) == links
 
 
+@needs_links
 def test_through_a_symbolic_link_and_into_a_new_folder(tmp_path):
     (tmp_path / "latest").symlink_to("001")
     for name in ("latest", "deep/er/run"):
@@ -171,6 +175,7 @@ def test_recovery_restores_the_newest_backup_and_spares_what_is_not_ours(tmp_pat
     assert recover_directory(tmp_path / "missing" / "run") is None
 
 
+@needs_locks
 def test_recovery_does_not_disturb_a_live_writer(tmp_path):
     path = tmp_path / "run"
     write_old(path)
@@ -185,6 +190,7 @@ def test_recovery_does_not_disturb_a_live_writer(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"last"
 
 
+@needs_locks
 @pytest.mark.parametrize("write", [atomic_write, atomic_directory])
 def test_nobody_takes_a_new_temporary_for_litter(tmp_path, monkeypatch, write):
     """Others look for litter between creating and locking it, and just before it gets its name."""
@@ -212,6 +218,7 @@ def test_nobody_takes_a_new_temporary_for_litter(tmp_path, monkeypatch, write):
     assert len(cleaners) == 2 and os.listdir(tmp_path) == ["a"]
 
 
+@needs_locks
 def test_reader_waits_for_a_writer_between_its_renames(tmp_path, monkeypatch):
     path = tmp_path / "run"
     write_old(path)
@@ -257,6 +264,7 @@ def test_recovery_that_is_refused(tmp_path, monkeypatch):
         assert recover_directory(tmp_path / "run") is None
 
 
+@needs_signals
 @pytest.mark.slow
 def test_process_killed_at_random_moments(tmp_path):
     """A real SIGKILL, 40 times: all files of the directory are of one generation."""

@@ -1,7 +1,6 @@
 """Atomic files: after an error or a kill at any call, the old state or the new one is there."""
 
 import os
-import resource
 import threading
 import time
 
@@ -10,6 +9,7 @@ import pytest
 from minideepseek.errors import CheckpointError
 from minideepseek.model.files import atomic_directory, atomic_write
 from tests.model.faults import Faults, Killed, every_call
+from tests.platforms import needs_links, needs_locks, syncs_directories
 
 
 @pytest.mark.parametrize("mode", ["error", "killed before", "killed after"])
@@ -54,6 +54,7 @@ def test_exception_in_the_block_leaves_the_old_file(tmp_path):
         assert path.read_text("utf-8") == "old" and os.listdir(tmp_path) == ["a.txt"]
 
 
+@syncs_directories
 def test_file_is_synced_before_it_gets_its_name_and_the_name_after(tmp_path, monkeypatch):
     faults = Faults(0, "").install(monkeypatch)
     with atomic_write(tmp_path / "a") as file:
@@ -65,6 +66,7 @@ def test_file_is_synced_before_it_gets_its_name_and_the_name_after(tmp_path, mon
     assert ("fsync", tmp_path.stat().st_ino) in faults.trace[2:]
 
 
+@needs_links
 def test_text_links_and_permissions(tmp_path):
     real, link = tmp_path / "real.txt", tmp_path / "link.txt"
     real.write_text("old", "utf-8")
@@ -82,6 +84,7 @@ def test_text_links_and_permissions(tmp_path):
 
 
 def test_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path):
+    resource = pytest.importorskip("resource", reason="limits of a process are Unix'")
     path = tmp_path / "model"
     path.write_bytes(b"old")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -117,6 +120,7 @@ def test_places_that_cannot_be_written(tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "folder") == ["keep"]
 
 
+@needs_locks
 def test_writers_at_the_same_time_never_mix(tmp_path):
     path, problems = tmp_path / "a", []
 

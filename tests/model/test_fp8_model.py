@@ -343,8 +343,8 @@ def _saved(folder):
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_a_spoilt_directory_names_the_tensor(tmp_path, name, spoil, text):
     folder = _saved(tmp_path)
-    tensors = dict(load_file(folder / "model.safetensors"))
-    array = np.array(tensors.pop(name))
+    tensors = {n: a.copy() for n, a in load_file(folder / "model.safetensors").items()}
+    array = tensors.pop(name)
     if spoil is not None:
         tensors[name] = spoil(array).view(array.dtype)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})

@@ -18,6 +18,7 @@ from minideepseek.model.safetensors import (
     save_file,
 )
 from tests.model.tables import EXAMPLE, encode, entry, memory_below, random_bits
+from tests.platforms import renames_open_files
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(
     lambda name: name != "__metadata__"
@@ -181,6 +182,7 @@ def test_header_of_a_huge_file_is_cheap(path):
     path.unlink()
 
 
+@renames_open_files
 def test_views_outlive_the_file_s_replacement(path):
     save_file({"a": np.arange(4.0)}, path)
     old, header = load_file(path)["a"], read_header(path)

@@ -133,6 +133,7 @@ def test_lies_are_refused_with_the_name_of_the_tensor(path, lie):
     assert str(path) in str(caught.value) and len(str(caught.value)) < 800
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with a name")
 def test_what_is_not_a_regular_file(path):
     os.mkfifo(path.with_name("pipe"))
     for strange in ("/dev/zero", path.parent, path.with_name("pipe")):
@@ -145,7 +146,8 @@ def test_what_is_not_a_regular_file(path):
         open_tensor(read_header(path), "b")
 
 
-def test_what_the_writer_refuses_leaves_the_old_file(path):
+def test_what_the_writer_refuses_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.safetensors"
     save_file({"good": np.ones(1)}, path)
 
     class Fickle(dict):
@@ -235,8 +237,9 @@ def fuzz(path, seeds):
         import safetensors as oracle
     except ImportError:
         oracle = None
-    accepted = 0
+    accepted, loaded = 0, {}
     for seed in seeds:
+        loaded.clear()  # Windows replaces no file that is mapped
         rng = np.random.default_rng(seed)
         codes = rng.choice(sorted(DTYPES), 3)
         shapes = [tuple(map(int, rng.integers(0, 13, rng.integers(3)))) for _ in codes]

@@ -22,6 +22,7 @@ from minideepseek.reasoning.journey import ReasoningJob, ReasoningPart, run, sto
 from minideepseek.reasoning.recipe import QUICK, RECIPE, Gate
 from minideepseek.reasoning.stages import Interrupted, weights_hash
 from minideepseek.training.rundir import list_checkpoints
+from tests.platforms import needs_fork
 from tests.reasoning import small
 from tests.reasoning.grpo.tiny import same, weights
 
@@ -230,11 +231,13 @@ def killed(folder: Path, how_many: str, timeout: int) -> tuple[int, str]:
     return int(points)
 
 
+@needs_fork
 def test_killed_in_each_stage_and_between(folder):
     assert killed(folder, "few", 300) == 6
 
 
 @pytest.mark.slow
+@needs_fork
 def test_killed_in_place_of_many_calls(folder):
     assert killed(folder, "many", 1500) >= 50
 

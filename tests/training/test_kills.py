@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.platforms import needs_fork
 from tests.training import tiny
 from tests.training.kills import RUN, result
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs_fork]
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
 COMMAND = [sys.executable, "-m", "minideepseek"]
