@@ -24,7 +24,6 @@ import numpy as np  # noqa: E402
 
 from minideepseek import DeepSeekV3, DeepSeekV3Config, ops  # noqa: E402
 from minideepseek.autograd.engine import PRIMITIVES  # noqa: E402
-from minideepseek.autograd.fused import rotate  # noqa: E402
 from minideepseek.layers.attention import GroupedQueryAttention  # noqa: E402
 from minideepseek.layers.cache import LatentCache  # noqa: E402
 from minideepseek.model.decoding import Attention, Decoding, product, softmax_parts  # noqa: E402
@@ -70,10 +69,11 @@ class Grouped:
             product, (layer.q_proj, layer.k_proj, layer.v_proj, layer.o_proj)
         )
 
-    def __call__(self, x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+    def __call__(self, x: np.ndarray, turn: Callable) -> np.ndarray:
         heads, groups, width = self.layer.heads, self.layer.groups, self.layer.width
         turning = np.concatenate((self.q(x), self.k(x)), -1).reshape(1, heads + groups, width)
-        turned = rotate(turning, cos, sin, False)
+        turned = np.empty_like(turning)
+        turn(turning, turned)
         kv = np.concatenate((turned[:, heads:], self.v(x).reshape(1, groups, width)), -1)
         seen = self.cache.append(kv.reshape(1, 1, -1)).reshape(-1, groups, 2 * width)
         q = turned[0, :heads].reshape(groups, -1, width) * self.layer.scale
@@ -90,18 +90,18 @@ class Reexpanded(Attention):
         """Keys and values of all heads, (S, H, dn + dv)."""
         return (stored[:, : self.latent] @ self.w_kv.T).reshape(len(stored), self.heads, -1)
 
-    def read(self, q_c: np.ndarray, q_r: np.ndarray, stored: np.ndarray) -> np.ndarray:
+    def read(self, q: np.ndarray, stored: np.ndarray) -> np.ndarray:
         kv, shared = self.expanded(stored)[None], stored[None, :, None, self.latent :]
         k, _ = PRIMITIVES["append_shared"](kv[..., : self.nope], shared)
-        q, before = np.concatenate((q_c, q_r), -1)[None], len(stored) - len(q_c)
-        v = kv[..., self.nope :]
-        return PRIMITIVES["attention"](q, k, v, scale=self.scale, offsets=before)[0][0]
+        v, before = kv[..., self.nope :], len(stored) - len(q)
+        return PRIMITIVES["attention"](q[None], k, v, scale=self.scale, offsets=before)[0][0]
 
 
 class Lean(Reexpanded):
     """The naive form of one token with as little as it can: k^R is not copied beside every k^C."""
 
-    def read(self, q_c: np.ndarray, q_r: np.ndarray, stored: np.ndarray) -> np.ndarray:
+    def read(self, q: np.ndarray, stored: np.ndarray) -> np.ndarray:
+        q_c, q_r = q[:, :, : self.nope], q[:, :, self.nope :]
         kv = self.expanded(stored)
         p = np.matmul(q_c[0, :, None] * self.scale, kv[..., : self.nope].transpose(1, 2, 0))
         p += (q_r[0] * self.scale @ stored[:, self.latent :].T)[:, None]

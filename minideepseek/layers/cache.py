@@ -74,6 +74,16 @@ class LatentCache:
         self.lengths += tokens if counts is None else counts
         return self.data[:, :end]
 
+    def extend(self, tokens: int, x: Array) -> Array:
+        """Room for `tokens` more of a cache's only row, of the dtype of x: → a view (S, width) of
+        all, whose last rows the caller writes. InputError past the limit or for another dtype."""
+        end = tokens + int(self.lengths[0])
+        if self.data is None or end > self.data.shape[1] or self.data.dtype != x.dtype:
+            self._reserve(end, x[None])
+        assert self.data is not None and len(self.lengths) == 1
+        self.lengths += tokens
+        return self.data[0, :end]
+
     def truncate(self, lengths: Any) -> None:
         """Forget every token of row b from lengths[b] on; one number serves all rows.
 

@@ -29,13 +29,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minideepseek.autograd.fused import rotate, silu_parts
+from minideepseek.autograd.fused import rotate
 from minideepseek.layers.cache import LatentCache, ModelCache
 from minideepseek.layers.decoder import DecoderLayer
 from minideepseek.layers.mla import DeepSeekAttention
 from minideepseek.layers.module import MLP, Linear, Module, RMSNorm
 from minideepseek.layers.moe import DeepSeekMoE, Experts, Router, kept_groups
 from minideepseek.layers.mtp import MTPLayer, SharedHead
+from minideepseek.layers.rope import RotaryEmbedding
 from minideepseek.model.transformer import DeepSeekV3
 
 Array = np.ndarray
@@ -62,7 +63,9 @@ def times(x: Array, weight: Array) -> Array:
     For two or three vectors BLAS would copy W first. They come one by one, block by block of W, so
     that W is read from memory once: the other vectors find the block in the cache.
     """
-    if not 1 < len(x) < 4:
+    if len(x) == 1:
+        return weight.dot(x[0])[None]
+    if len(x) > 3:
         return x @ weight.T
     y, rows = np.empty((len(x), len(weight)), x.dtype), max(1, SHARED // weight[0].nbytes)
     for i in range(0, len(weight), rows):
@@ -94,14 +97,35 @@ def norm(layer: RMSNorm) -> Callable[[Array], Array]:
     return normed
 
 
+def turner(rotary: RotaryEmbedding, start: int, x: Array) -> Callable[[Array, Array], None]:
+    """turn(q, out): out ← q (T, H, dr), turned by the angles of positions start, … of T tokens x.
+
+    A pair (a, b) of neighbours is the number a + ib, and a rotation one product with e^iφ.
+    """
+    cos, sin = rotary.tables(start, len(x), x)
+    if not rotary.interleaved:
+
+        def by_halves(q: Array, out: Array) -> None:
+            out[...] = rotate(q, cos, sin, False)
+
+        return by_halves
+    angle = (cos + 1j * sin)[:, None]  # (T, 1, dr/2): one for all heads
+    pair = angle.dtype
+
+    def by_pairs(q: Array, out: Array) -> None:
+        np.multiply(q.view(pair), angle, out=out.view(pair))
+
+    return by_pairs
+
+
 class Attention:
     """Latent attention of T new tokens, whose latents it appends to its cache.  x (T, d) → (T, d)
 
-    cos, sin (T, dr/2): the new tokens' angles.
+    turn: the new tokens' `turner`.
     """
 
     def __init__(self, layer: DeepSeekAttention, cache: LatentCache) -> None:
-        self.cache, self.scale, self.interleaved = cache, layer.scale, layer.rotary.interleaved
+        self.cache, self.scale = cache, layer.scale
         self.heads, self.nope, self.latent = layer.heads, layer.nope, layer.latent
         if "q_proj" in vars(layer):
             self.queries = product(layer.q_proj)
@@ -115,46 +139,64 @@ class Attention:
         self.w_uk, self.w_uv = w[:, : self.nope], w[:, self.nope :].swapaxes(1, 2)
         self.output = product(layer.o_proj)
 
-    def __call__(self, x: Array, cos: Array, sin: Array) -> Array:
+    def __call__(self, x: Array, turn: Callable[[Array, Array], None]) -> Array:
         t, r = len(x), self.latent
         q = self.queries(x).reshape(t, self.heads, -1)  # (T, H, dn + dr)
+        q_r = q[:, :, self.nope :]
+        turn(q_r, q_r)
         c = self.latents(x)  # (T, r + dr)
-        turning = np.concatenate((q[:, :, self.nope :], c[:, None, r:]), 1)
-        turned = rotate(turning, cos, sin, self.interleaved)  # every head's q^R, and k^R behind
-        c[:, :r], c[:, r:] = self.kv_norm(c[:, :r]), turned[:, -1]
-        stored = self.cache.append(c[None])[0]  # (S, r + dr)
-        y = self.read(q[:, :, : self.nope], turned[:, :-1], stored)
-        return self.output(y.reshape(t, -1))
+        stored = self.cache.extend(t, c)  # (S, r + dr), the last T rows to be written
+        new = stored[-t:]
+        new[:, :r] = self.kv_norm(c[:, :r])
+        turn(c[:, None, r:], new[:, None, r:])
+        return self.output(self.read(q, stored).reshape(t, -1))
 
-    def read(self, q_c: Array, q_r: Array, stored: Array) -> Array:
-        """What T queries of H heads, (T, H, dn) and (T, H, dr), find in stored (S, r + dr), whose
-        last T tokens are their own.  → (T, H, dv)"""
-        (t, h, _), r = q_c.shape, self.latent
-        q = np.empty((h, t, stored.shape[1]), stored.dtype)
-        np.matmul(q_c.swapaxes(0, 1), self.w_uk, out=q[:, :, :r])
-        q[:, :, r:] = q_r.swapaxes(0, 1)
-        q *= self.scale
-        p = q.reshape(h * t, -1) @ stored.T
+    def read(self, q: Array, stored: Array) -> Array:
+        """What T queries of H heads, (T, H, dn + dr), find in stored (S, r + dr), whose last T
+        tokens are their own.  → (T, H, dv)"""
+        (t, h, _), r = q.shape, self.latent
+        absorbed = np.empty((h, t, stored.shape[1]), stored.dtype)
+        by_head = q.swapaxes(0, 1)
+        np.matmul(by_head[:, :, : self.nope], self.w_uk, out=absorbed[:, :, :r])
+        absorbed[:, :, r:] = by_head[:, :, self.nope :]
+        absorbed *= self.scale
+        p = absorbed.reshape(h * t, -1).dot(stored.T)
         total = softmax_parts(p, t)
-        y = p @ stored[:, :r]
+        y = p.dot(stored[:, :r])
         y /= total
         return np.matmul(y.reshape(h, t, r), self.w_uv).swapaxes(0, 1)
 
 
 def softmax_parts(scores: Array, tokens: int) -> Array:
     """scores (H·T, S) of the last T tokens ← e^(scores − max), 0 for later ones; → row sums."""
-    own = scores.reshape(-1, tokens, scores.shape[-1])[:, :, -tokens:]
-    for t in range(tokens - 1):
-        own[:, t, t + 1 :] = -np.inf
-    scores -= scores.max(-1, keepdims=True)
+    if tokens > 1:
+        own = scores.reshape(-1, tokens, scores.shape[-1])[:, :, -tokens:]
+        for t in range(tokens - 1):
+            own[:, t, t + 1 :] = -np.inf
+    scores -= np.maximum.reduce(scores, -1, keepdims=True)
     np.exp(scores, out=scores)
-    return scores.sum(-1, keepdims=True)
+    return np.add.reduce(scores, -1, keepdims=True)
+
+
+def silu(z: Array) -> Array:
+    """z σ(z) = ½z (1 + tanh ½z), as a new array."""
+    half = z * 0.5
+    y = np.tanh(half)
+    y += 1
+    y *= half
+    return y
 
 
 def feed_forward(layer: MLP) -> Callable[[Array], Array]:
     """SwiGLU of x (T, d)."""
     gate, up, down = (product(part) for part in (layer.gate_proj, layer.up_proj, layer.down_proj))
-    return lambda x: down(silu_parts(gate(x))[1] * up(x))
+
+    def fed(x: Array) -> Array:
+        a = silu(gate(x))
+        a *= up(x)
+        return down(a)
+
+    return fed
 
 
 class Mixture:
@@ -163,18 +205,22 @@ class Mixture:
     def __init__(self, layer: DeepSeekMoE) -> None:
         self.gate, self.shared = layer.gate, feed_forward(layer.shared_experts)
         self.affinity = layer.gate.weight.data
-        self.gate_up = layer.experts.gate_up_proj.data
-        self.down = layer.experts.down_proj.data
+        self.gate_up = list(layer.experts.gate_up_proj.data)  # of each expert
+        self.down = list(layer.experts.down_proj.data)
         self.normalise, self.factor = layer.normalise, layer.factor
 
     def __call__(self, x: Array) -> Array:
-        s = 0.5 * np.tanh(0.5 * times(x, self.affinity)) + 0.5  # (T, E)
+        s = times(x, self.affinity)  # (T, E)
+        s *= 0.5
+        np.tanh(s, out=s)
+        s *= 0.5
+        s += 0.5
         y = self.shared(x)
-        for t, experts in enumerate(self.choose(s)):
-            g = s[t, experts]
-            if self.normalise:
-                g = g / (g.sum() + 1e-20)
-            y[t] += self.routed(x[t], experts.tolist(), g * self.factor)
+        for t, experts in enumerate(self.choose(s).tolist()):
+            row = s[t].tolist()
+            g = [row[e] for e in experts]
+            by = self.factor / (sum(g) + 1e-20) if self.normalise else self.factor
+            y[t] += self.routed(x[t], experts, np.array([one * by for one in g], x.dtype))
         return y
 
     def choose(self, s: Array) -> Array:
@@ -182,25 +228,24 @@ class Mixture:
         gate, biased = self.gate, s + self.gate.e_score_correction_bias
         if gate.topk_group < gate.n_group:
             biased = kept_groups(biased, gate.n_group, gate.topk_group)
-        return np.argsort(-biased, -1, kind="stable")[:, : gate.k]
+        return (-biased).argsort(-1, kind="stable")[:, : gate.k]
 
     def routed(self, x: Array, experts: list[int], g: Array) -> Array:
         """Σⱼ gⱼ FFNⱼ(x) for one token x (d,)."""
-        m = self.down.shape[-1]
-        h = np.empty((len(experts), 2 * m), x.dtype)
-        for row, e in zip(h, experts, strict=True):
+        k, m = len(experts), self.down[0].shape[-1]
+        h, y = np.empty((k, 2 * m), x.dtype), np.empty((k, len(x)), x.dtype)
+        for e, row in zip(experts, h, strict=True):
             np.dot(self.gate_up[e], x, out=row)
-        a = silu_parts(h[:, :m])[1]
+        a = silu(h[:, :m])
         a *= h[:, m:]
         a *= g[:, None]
-        y = self.down[experts[0]] @ a[0]
-        for row, e in zip(a[1:], experts[1:], strict=True):
-            y += self.down[e] @ row
-        return y
+        for e, one, row in zip(experts, a, y, strict=True):
+            np.dot(self.down[e], one, out=row)
+        return np.add.reduce(y, 0)
 
 
 class Layer:
-    """A decoder layer of T tokens.  x (T, d), cos, sin (T, dr/2) → (T, d)"""
+    """A decoder layer of T tokens.  x (T, d), their `turner` → (T, d)"""
 
     def __init__(self, layer: DecoderLayer, attend: Callable) -> None:
         block, self.attend = layer.mlp, attend
@@ -208,9 +253,10 @@ class Layer:
         self.between = norm(layer.post_attention_layernorm)
         self.feed = feed_forward(block) if isinstance(block, MLP) else Mixture(block)
 
-    def __call__(self, x: Array, cos: Array, sin: Array) -> Array:
-        x = x + self.attend(self.before(x), cos, sin)
-        return x + self.feed(self.between(x))
+    def __call__(self, x: Array, turn: Callable[[Array, Array], None]) -> Array:
+        x = x + self.attend(self.before(x), turn)
+        x += self.feed(self.between(x))
+        return x
 
 
 class Drafting:
@@ -224,9 +270,9 @@ class Drafting:
         self.layer = Layer(module, Attention(module.self_attn, cache))
 
     def __call__(self, h: Array, embedded: Array) -> Array:
-        cos, sin = self.rotary.tables(int(self.cache.lengths[0]), len(h), h)
+        turn = turner(self.rotary, int(self.cache.lengths[0]), h)
         x = self.join(np.concatenate((self.enorm(embedded), self.hnorm(h)), -1))
-        return self.norm(self.layer(x, cos, sin))
+        return self.norm(self.layer(x, turn))
 
 
 class Decoding:
@@ -236,7 +282,7 @@ class Decoding:
     model that is trained further may be decoded further.
     """
 
-    attention: Callable = Attention  # (layer, cache) → attend(x, cos, sin); demos compare others
+    attention: Callable = Attention  # (layer, cache) → attend(x, turn); demos compare others
 
     def __init__(self, model: DeepSeekV3, cache: ModelCache) -> None:
         self.cache, self.rotary = cache, model.model.layers[0].self_attn.rotary
@@ -249,9 +295,9 @@ class Decoding:
 
     def __call__(self, ids: Array) -> Array:
         x = self.embedding[ids]
-        cos, sin = self.rotary.tables(int(self.cache.lengths[0]), len(ids), x)
+        turn = turner(self.rotary, int(self.cache.lengths[0]), x)
         for layer in self.layers:
-            x = layer(x, cos, sin)
+            x = layer(x, turn)
         return self.norm(x)
 
     def logits(self, h: Array) -> Array:

@@ -142,23 +142,25 @@ def stream(
 
 
 def _steps(model: DeepSeekV3, asked: Request) -> Iterator[np.ndarray]:
-    rows = np.arange(len(asked.ends))
-    alive = np.ones(len(rows), bool)
-    cache = model.new_cache(len(rows), int(asked.ends.max()) + asked.max_new_tokens)
+    batch, ones = len(asked.ends), np.ones_like(asked.ends)
+    alive = ones > 0
+    cache = model.new_cache(batch, int(asked.ends.max()) + asked.max_new_tokens)
     feed, counts = asked.prompt[:, : asked.ends.max()], asked.ends
-    single = alone(model, cache, len(rows))
+    single = alone(model, cache, batch)
     for step in range(asked.max_new_tokens):
         if single is not None and step:
             logits = single.logits(single(feed[0]))
         else:
             logits = next_logits(model, feed, cache, counts)
         tokens, _ = choose(logits, asked.sampling, asked.rng)
-        yield np.where(alive, tokens, -1)
-        if asked.eos_token_id is not None:
+        if asked.eos_token_id is None:
+            yield tokens
+        else:
+            yield np.where(alive, tokens, -1)
             alive &= tokens != asked.eos_token_id
             if not alive.any():
                 return
-        feed, counts = tokens[rows, None], np.ones_like(asked.ends)
+        feed, counts = tokens[:, None], ones
 
 
 def next_logits(model: DeepSeekV3, feed: Any, cache: Any, counts: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minideepseek.errors import InputError
+from minideepseek.layers.cache import LatentCache
 from minideepseek.layers.mla import MultiHeadLatentAttention
 from tests.layers import plain
 from tests.layers.common import layer, normal, relative, seeds
@@ -114,3 +115,22 @@ def test_segments_with_a_cache_are_refused():
     with pytest.raises(InputError, match="^segment_ids: not with a cache"):
         run(module, normal(0, 1, 3, 32), cache, segment_ids=np.zeros((1, 3), int))
     assert cache.lengths.tolist() == [0]
+
+
+@given(seeds, st.lists(st.integers(1, 4), min_size=1, max_size=5), st.integers(1, 4))
+def test_room_that_is_filled_by_the_caller_is_an_append(seed, chunks, capacity):
+    one, other = (LatentCache(1, capacity, 3, 12) for _ in range(2))
+    for i, tokens in enumerate(chunks):
+        new = normal(seed + i, 1, tokens, 3)
+        if sum(chunks[: i + 1]) > 12:
+            with pytest.raises(InputError, match="its limit is 12"):
+                other.extend(tokens, new[0])
+            return
+        expected = one.append(new)
+        view = other.extend(tokens, new[0])
+        view[-tokens:] = new[0]
+        assert np.array_equal(view, expected[0]) and view.base is not None
+        assert other.lengths.tolist() == one.lengths.tolist()
+    with pytest.raises(InputError, match="it holds float64"):
+        other.extend(1, new[0].astype(np.float32))
+    assert other.lengths.tolist() == one.lengths.tolist()
