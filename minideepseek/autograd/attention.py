@@ -32,6 +32,7 @@ from minideepseek.errors import InputError
 
 TILE = 64  # queries of one tile; on a GPU, as many as its block budget allows
 SCORES_BYTES = 1 << 19  # of one tile of scores: half of a common second-level cache
+KEYS_BYTES = 1 << 20  # of the keys that one token of many rows reads, from which two threads pay
 
 
 @primitive
@@ -47,7 +48,7 @@ def attention(q, k, v, *, scale, offsets=0, lengths=None, segment_ids=None):
     if h_kv == 0 or h % h_kv:
         raise InputError(f"attention: {h} query heads cannot share {h_kv} key-value heads")
     group = h // h_kv
-    tiles, step = _tiles(xp, batch, h_kv, group, t, s, q.itemsize)
+    tiles, step = _tiles(xp, q, k, group)
     mask = _Mask(xp, q, t, s, offsets, lengths, segment_ids)
     y = xp.empty((batch, t, h, v.shape[-1]), q.dtype)
     lse = xp.empty((batch, h_kv, group, t), q.dtype)
@@ -181,11 +182,14 @@ class _Mask:
         view += xp.where(seen, 0.0, -math.inf).astype(self.dtype)[:, None, None]
 
 
-def _tiles(xp, batch: int, h_kv: int, group: int, t: int, s: int, itemsize: int):
+def _tiles(xp, q: Array, k: Array, group: int) -> tuple[list[tuple[slice, slice]], int]:
     """Pairs (batch rows, key-value heads) to share among threads, and the queries of one tile."""
+    (batch, t), (_, s, h_kv, _) = q.shape[:2], k.shape
     step = max(1, min(t, TILE) if on_host(xp) else t)
-    one = group * step * s * itemsize  # bytes of scores of one row and one head
+    one = group * step * s * q.itemsize  # bytes of scores of one row and one head
     heads = row_blocks(xp, h_kv, one, SCORES_BYTES)
     wide = heads[0].stop if heads else 1
     rows = row_blocks(xp, batch, one * wide, SCORES_BYTES)
+    if t == 1 and len(rows) == 1 and batch * k[0].nbytes > KEYS_BYTES:  # many rows, short calls
+        rows = [slice(0, batch // 2), slice(batch // 2, batch)]
     return [(r, h) for r in rows for h in heads], step

@@ -154,10 +154,17 @@ def rotate(x: Array, cos: Array, sin: Array, interleaved: bool) -> Array:
         first, second = slice(start, None, 2), slice(start + 1, None, 2)
     else:
         first, second = slice(start, start + half), slice(start + half, None)
-    cos, sin = cos[..., None, :], sin[..., None, :]  # (…, T, 1, half): one angle for all heads
-    a, b = x[..., first], x[..., second]
-    y[..., first] = a * cos - b * sin
-    y[..., second] = b * cos + a * sin
+    # Arrays in one piece, angles repeated for each head: few long loops in place of many short ones
+    a, b = xp.ascontiguousarray(x[..., first]), xp.ascontiguousarray(x[..., second])
+    c, s = xp.empty((2, *cos.shape[:-1], x.shape[-2], half), x.dtype)
+    c[...], s[...] = cos[..., None, :], sin[..., None, :]
+    turned, other = a * c, b * s
+    turned -= other
+    y[..., first] = turned
+    xp.multiply(b, c, out=turned)
+    xp.multiply(a, s, out=other)
+    turned += other
+    y[..., second] = turned
     return y
 
 

@@ -64,7 +64,7 @@ def swiglu(x, W, V, W_2):
     r"x′_{2j+1} = x_{2j+1} \cos m θ_j + x_{2j} \sin m θ_j \\"
     r"θ_j = θ^{-2j/d} , \quad j = 0, …, d/2 - 1",
     library="autograd.fused:rotate",
-    code="y[..., first] = a * cos",
+    code="turned, other = a * c",
     exercise="rope",
     note="Counted from 0. Pairs are neighbours, as in DeepSeek's weights (rope_interleave).",
 )
