@@ -3,7 +3,8 @@
 Progress is a hidden file of JSON in the folder itself: how many hints were given, and of each file
 that was checked its fingerprint and verdict. A file that changed since says so, and asks to be
 checked again. A file is replaced in one case only: it is still the skeleton that it was copied
-from, letter for letter, and the library has a newer one.
+from, letter for letter, and the library has a newer one. A record that cannot be read is set aside
+and a new one begun: what it says can be found out again, by check.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 from minideepseek.errors import CheckpointError, InputError
 from minideepseek.exercises.catalogue import EXERCISES, Catalogue
 from minideepseek.exercises.exercise import OK, OPEN, WRONG, Line, solved
-from minideepseek.model.files import atomic_write
+from minideepseek.model.files import atomic_directory, atomic_write, make_directory, say
+from minideepseek.model.leftovers import clear_leftovers, set_aside
 from minideepseek.model.strict_json import read_json
 
 CHANGED, MISSING = "changed", "missing"  # since it was checked; from the folder
@@ -37,6 +39,8 @@ class Folder:
             how = f"minideepseek {catalogue.verb} start{where}"
             raise InputError(f"{path}: no such folder; make it: {how}")
         self.path, self.catalogue = path, catalogue
+        for notice in clear_leftovers(path):
+            say(notice)
         self.progress = _read(path / _PROGRESS)
 
     def file(self, name: str) -> Path:
@@ -84,9 +88,19 @@ class Folder:
 
 
 def start(path: Path, catalogue: Catalogue = EXERCISES) -> dict[str, list[str]]:
-    """Copy the skeletons that are not there; "copied", "renewed" and "kept" → names."""
-    path.mkdir(parents=True, exist_ok=True)
-    folder = Folder(path, catalogue)
+    """Copy the skeletons that are not there; "copied", "renewed" and "kept" → names.
+
+    A new folder appears with all of them; in an old one, file after file, and the record last.
+    """
+    if path.exists():
+        make_directory(path)  # refuses a file
+        return _fill(Folder(path, catalogue))
+    with atomic_directory(path) as new:
+        return _fill(Folder(new, catalogue))
+
+
+def _fill(folder: Folder) -> dict[str, list[str]]:
+    catalogue = folder.catalogue
     done: dict[str, list[str]] = {"copied": [], "renewed": [], "kept": []}
     for name in catalogue.names():
         skeleton, text = catalogue.skeleton(name), folder.text(name)
@@ -95,6 +109,7 @@ def start(path: Path, catalogue: Catalogue = EXERCISES) -> dict[str, list[str]]:
         if text is None or untouched:
             with atomic_write(folder.file(name), "w") as file:
                 file.write(skeleton)
+        if text is None or untouched or fingerprint(text) == new:  # a kill came before its record
             folder.progress[name] = known | {"skeleton": new}
         done["copied" if text is None else "renewed" if untouched else "kept"].append(name)
     folder.save()
@@ -110,12 +125,14 @@ def find(given: Path | None, catalogue: Catalogue = EXERCISES) -> Path:
 
 
 def _read(path: Path) -> dict[str, dict]:
+    """The record, a new one in place of none or of a damaged one."""
     if not path.exists():
         return {}
     try:
-        found = read_json(path)
+        found, why = read_json(path), f"{path}: is no record of exercises"
     except CheckpointError as error:
-        raise InputError(f"{error}; delete it to begin the record anew") from None
-    if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
-        raise InputError(f"{path}: is no record of exercises; delete it to begin one anew")
-    return found
+        found, why = None, str(error)
+    if isinstance(found, dict) and all(isinstance(v, dict) for v in found.values()):
+        return found
+    say(f"{why}; it is set aside as {set_aside(path).name}, and a new record begun")
+    return {}

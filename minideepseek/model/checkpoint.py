@@ -16,7 +16,7 @@ The directory appears all at once (files.py). Tokenizer and optimiser go into th
 
     with atomic_directory(path, OWNED) as folder:
         write_model(model, folder)
-        tokenizer.save_pretrained(folder)
+        tokenizer.write(folder)
 
 **Reading** has an order. First everything that can be known without weights: contents.py compares
 the configuration, the index and the headers. Then the memory: a model that the machine cannot hold

@@ -42,7 +42,7 @@ from typing import Any, Literal, NamedTuple
 from minideepseek.errors import CheckpointError
 from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.config_checks import shown
-from minideepseek.model.files import recover_directory
+from minideepseek.model.files import recover_directory, say
 from minideepseek.model.layout import (
     Shape,
     checkpoint_size,
@@ -141,6 +141,7 @@ class Contents:
 def model_directory(directory: str | os.PathLike) -> Path:
     """The directory, if it holds a config.json; else CheckpointError, with a guess of what was
     meant: the run that trained a model keeps it one level down."""
+    say(recover_directory(directory))
     folder = Path(directory)
     if not os.path.isdir(folder):
         raise CheckpointError(f"{folder} is not a directory")

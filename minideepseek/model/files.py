@@ -33,6 +33,7 @@ taken from, a complete directory: before it is deleted it is renamed to `*.tmp`.
 process number would not tell (numbers are used again, and a restarted container has the same one),
 a lock does: the kernel drops a `flock` when its holder dies, however it dies. Systems without such
 locks (Windows, some network disks) get the same files, but there one process at a time must do.
+Whoever comes next removes what the dead left, and says so (a notice, or a RecoveryWarning).
 
 What this cannot do: replace a mount point, or the directory that the process works in; and a
 reader that opens one file of a directory before a swap and the next one after it has one of each.
@@ -47,16 +48,17 @@ import shutil
 import stat
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from minideepseek.errors import CheckpointError
+from minideepseek.errors import CheckpointError, RecoveryWarning
 
 if sys.platform != "win32":
     import fcntl
 
-_LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.(?P<kind>tmp|old)")
+LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.(?P<kind>tmp|old)")
 
 
 @contextlib.contextmanager
@@ -69,7 +71,7 @@ def atomic_write(path: str | os.PathLike, mode: Literal["w", "wb"] = "wb") -> It
     with _one_sentence(path), contextlib.ExitStack() as stack:
         target = Path(path).resolve()
         temporary = _sibling(target, "tmp")
-        _remove_leftovers(target)
+        say(_remove_leftovers(target))
         stack.callback(_remove, temporary)  # still there only if something failed
         with _locked(target.parent):  # nobody takes it for litter before it is locked
             encoding, newline = ("utf-8", "\n") if mode == "w" else (None, None)
@@ -99,14 +101,14 @@ def atomic_directory(path: str | os.PathLike, owned: Sequence[str] = ()) -> Iter
     with _one_sentence(path), contextlib.ExitStack() as stack:
         target = Path(path).resolve()
         temporary, backup = _sibling(target, "tmp"), _sibling(target, "old")
-        recover_directory(path)
+        say(recover_directory(path))
         if target.exists() and not target.is_dir():
             raise CheckpointError(f"cannot write {path}: it exists and is not a directory")
         if target.exists() and not os.access(target, os.W_OK):
             raise CheckpointError(f"cannot write {path}: it is write-protected")
         if Path.cwd().is_relative_to(target):
             raise CheckpointError(f"cannot write {path}: the working directory lies in it")
-        os.makedirs(target.parent, exist_ok=True)
+        _make_directory(target.parent)
         stack.callback(_remove, temporary)  # the new state if something failed, else the old one
         with _locked(target.parent):  # nobody takes it for litter before it is locked
             os.mkdir(temporary)
@@ -118,8 +120,38 @@ def atomic_directory(path: str | os.PathLike, owned: Sequence[str] = ()) -> Iter
         _swap(temporary, target, backup)
 
 
+def make_directory(path: str | os.PathLike) -> None:
+    """The directory and those it lies in, where they are missing; on the disk when we return.
+
+    Raises CheckpointError where the system refuses.
+    """
+    with _one_sentence(path):
+        _make_directory(Path(path).absolute())
+
+
+def remove_directory(path: Path) -> None:
+    """Delete it, as far as the system lets us: under its name it is there whole or not at all."""
+    temporary = _sibling(path, "tmp")
+    with contextlib.suppress(OSError), _locked(path, alone=True):
+        os.rename(path, temporary)
+        _sync(path.parent)  # before anything in it goes
+        _remove(temporary)
+
+
+def say(notice: str | None) -> None:
+    """A notice as a RecoveryWarning."""
+    if notice:
+        warnings.warn(notice, RecoveryWarning, stacklevel=3)
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Wait until a file is on the disk. Raises CheckpointError where the system refuses."""
+    with _one_sentence(path):
+        _sync(Path(path))
+
+
 def recover_directory(path: str | os.PathLike) -> str | None:
-    """Put right what a killed `atomic_directory(path)` left; a notice if the old state came back.
+    """Put right what a killed `atomic_directory(path)` left; a notice if there was something.
 
     Readers call it before they look into `path`. Where another process is between its two renames
     just now, it waits for the second. Raises CheckpointError if there is a backup to restore and
@@ -144,8 +176,8 @@ def recover_directory(path: str | os.PathLike) -> str | None:
                     f"{path} is missing after a save that was cut short, and its backup {backup} "
                     f"cannot be renamed back: {_reason(error)}"
                 ) from error
-    _remove_leftovers(target)
-    return notice
+    removed = _remove_leftovers(target)
+    return notice or removed
 
 
 def _swap(temporary: Path, target: Path, backup: Path) -> None:
@@ -163,13 +195,22 @@ def _swap(temporary: Path, target: Path, backup: Path) -> None:
         _sync(target.parent)  # both renames are on the disk before anything of the old state goes
         if backup.exists():
             os.rename(backup, temporary)
+            _remove(temporary)  # while it is locked: nobody takes it for a dead process's
+
+
+def _make_directory(target: Path) -> None:
+    missing = [folder for folder in (target, *target.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+    target.mkdir(exist_ok=True)  # refuses a file
 
 
 def _carry_over(old: Path, new: Path, owned: Sequence[str]) -> None:
     """Give `new` the entries of `old` that it lacks and that nobody claims."""
     for name in sorted(os.listdir(old)):
         claimed = any(fnmatch.fnmatchcase(name, pattern) for pattern in owned)
-        if claimed or os.path.lexists(new / name) or _LEFTOVER.fullmatch(name):
+        if claimed or os.path.lexists(new / name) or LEFTOVER.fullmatch(name):
             continue
         if (old / name).is_dir() and not (old / name).is_symlink():
             shutil.copytree(old / name, new / name, symlinks=True, copy_function=_link_or_copy)
@@ -247,18 +288,23 @@ def _leftovers(target: Path, kind: Literal["tmp", "old"]) -> list[Path]:
         names = sorted(os.listdir(target.parent), reverse=True)
     except OSError:
         return []
-    matches = [_LEFTOVER.fullmatch(name) for name in names]
+    matches = [LEFTOVER.fullmatch(name) for name in names]
     mine = [m for m in matches if m and m["name"] == target.name and m["kind"] == kind]
     return [target.with_name(m.string) for m in mine]
 
 
-def _remove_leftovers(target: Path) -> None:
+def _remove_leftovers(target: Path) -> str | None:
     """Delete temporaries of dead writers, where we may: they are litter, not a reason to fail."""
+    removed: list[Path] = []
     with contextlib.suppress(OSError), _locked(target.parent, alone=True, wait=False) as quiet:
         for leftover in _leftovers(target, "tmp") if quiet else []:
             with contextlib.suppress(OSError), _locked(leftover, alone=True, wait=False) as free:
                 if free:
                     _remove(leftover)
+                    removed += [] if os.path.lexists(leftover) else [leftover]
+    if not removed:
+        return None
+    return f"{target}: a process ended while it wrote this; what it left is removed"
 
 
 def _remove(path: Path) -> None:

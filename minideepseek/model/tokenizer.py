@@ -61,7 +61,7 @@ from typing import Any, Self
 import numpy as np
 
 from minideepseek.errors import CheckpointError, InputError
-from minideepseek.model.files import atomic_write
+from minideepseek.model.files import atomic_directory, atomic_write, recover_directory, say
 from minideepseek.model.strict_json import read_json
 
 SPECIAL_TOKENS = (
@@ -139,16 +139,15 @@ class Tokenizer(ABC):
     def save_pretrained(self, directory: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` for Hugging Face's AutoTokenizer.
 
-        Each file is replaced in one step. Raises CheckpointError if the directory cannot be
-        written.
+        Both at once, other files stay. CheckpointError if the directory cannot be written.
         """
-        try:
-            Path(directory).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(f"cannot make {directory}: {error.strerror}") from None
-        files = {"tokenizer.json": self._json(), "tokenizer_config.json": self._config()}
-        for name, content in files.items():
-            with atomic_write(Path(directory, name), "w") as file:
+        with atomic_directory(directory) as folder:
+            self.write(folder)
+
+    def write(self, folder: str | Path) -> None:
+        """Write both files into a directory that exists, as `atomic_directory` gives one."""
+        for name, content in (("", self._json()), ("_config", self._config())):
+            with atomic_write(Path(folder, f"tokenizer{name}.json"), "w") as file:
                 file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
@@ -324,6 +323,7 @@ def load_tokenizer(directory: str | Path) -> ByteTokenizer | WordTokenizer:
 
     Raises CheckpointError, naming the file, for anything that `save_pretrained` did not write.
     """
+    say(recover_directory(directory))
     path = Path(directory, "tokenizer.json")
     if Path(directory).is_dir() and not path.exists():
         raise CheckpointError(f"no tokenizer here: {directory} holds no tokenizer.json")

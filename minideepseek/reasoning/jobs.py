@@ -18,7 +18,7 @@ import numpy as np
 
 from minideepseek.errors import CheckpointError, InputError
 from minideepseek.model.checkpoint import OWNED, from_pretrained, write_model
-from minideepseek.model.files import atomic_directory, atomic_write
+from minideepseek.model.files import atomic_directory, atomic_write, make_directory
 from minideepseek.model.strict_json import read_json
 from minideepseek.model.tokenizer import load_tokenizer
 from minideepseek.model.transformer import DeepSeekV3
@@ -33,6 +33,7 @@ from minideepseek.reasoning.r1.sources import Demonstrations
 from minideepseek.reasoning.shipped import DIRECTORY
 from minideepseek.reasoning.stages import Interrupted, Stages, without_mtp
 from minideepseek.reasoning.tasks import Task
+from minideepseek.training.language import interrupt_at_once
 
 TASKS: dict[str, Callable[[], Task]] = {"countdown": Countdown, "addition": Addition}
 PLANS: dict[str, type] = {"sft": SFTPlan, "grpo": GRPOPlan}
@@ -107,7 +108,7 @@ def run_stage(
         trainer: Any = SFTTrainer(model, source, job.plan)
     else:
         trainer = GRPOTrainer(model, task, job.plan, problems=problems, rng=rng)
-    job.out.mkdir(parents=True, exist_ok=True)
+    make_directory(job.out)
     with atomic_write(job.out / "job.json", "w") as file:
         facts = {"verb": job.verb, "model": str(job.model.absolute()), "task": job.task}
         json.dump(facts | {"plan": asdict(job.plan)}, file, indent=1)
@@ -120,8 +121,9 @@ def run_stage(
         return None
     with atomic_directory(job.out / "model", OWNED) as folder:
         write_model(model, folder)
-        task.tokenizer.save_pretrained(folder)
-    found = evaluate(model, task, problems, rng=np.random.default_rng(job.plan.seed))
+        task.tokenizer.write(folder)
+    with interrupt_at_once():
+        found = evaluate(model, task, problems, rng=np.random.default_rng(job.plan.seed))
     say("\n".join(describe(found)))
     say(f"model: {job.out / 'model'}")
     return found

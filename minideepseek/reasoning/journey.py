@@ -25,7 +25,7 @@ import numpy as np
 from minideepseek.autograd.blocks import get_threads
 from minideepseek.errors import CheckpointError, InputError
 from minideepseek.model.checkpoint import OWNED, write_model
-from minideepseek.model.files import atomic_directory, atomic_write
+from minideepseek.model.files import atomic_directory
 from minideepseek.model.strict_json import read_json
 from minideepseek.model.transformer import DeepSeekV3
 from minideepseek.reasoning import shipped
@@ -94,9 +94,10 @@ def store_job(job: ReasoningJob) -> None:
                 f"{job.out}: begun with seed {begun.seed} and quick = {begun.quick}, got seed "
                 f"{job.seed} and quick = {job.quick}; name another directory"
             )
-    job.out.mkdir(parents=True, exist_ok=True)
-    with atomic_write(job.out / "job.json", "w") as file:
-        json.dump({"seed": job.seed, "quick": job.quick}, file)
+        return
+    facts = {"seed": job.seed, "quick": job.quick}
+    with atomic_directory(job.out) as folder:  # never without its job: there is no other to take
+        (folder / "job.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
 def stored_job(out: Path, device: str) -> ReasoningJob:
@@ -143,7 +144,7 @@ class ReasoningPart:
             self._control(cold)
         with atomic_directory(self.job.out / "model", OWNED) as folder:
             write_model(policy, folder)
-            self.task.tokenizer.save_pretrained(folder)
+            self.task.tokenizer.write(folder)
         return self._record(policy, time.perf_counter() - began)
 
     # ------------------------------------------------------------------------------ the stages

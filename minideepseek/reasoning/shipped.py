@@ -42,7 +42,7 @@ def make(run: str, target: Path = DIRECTORY) -> None:
     model, words = from_pretrained(found[-1]), load_tokenizer(found[-1])
     with atomic_directory(target, OWNED) as folder:
         write_model(model, folder, "bfloat16")
-        words.save_pretrained(folder)
+        words.write(folder)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from minideepseek.model.transformer import DeepSeekV3
 from minideepseek.reasoning.recipe import Recipe
 from minideepseek.reasoning.tasks import Task
 from minideepseek.training.data import BatchLoader
+from minideepseek.training.language import interrupt_at_once
 from minideepseek.training.progress import Progress
 from minideepseek.training.rundir import RunDirectory
 from minideepseek.training.trainer import Trainer, Training, fit
@@ -71,6 +72,8 @@ class Stages:
         directory = RunDirectory(self.out / name, self.task.tokenizer, origin, "weights")
         for notice in directory.resume(trainer):
             self.say(notice)
+        if trainer.done:
+            self.say(f"{name}: {_made(trainer)}")
         with Progress(trainer.plan.steps, name, start=trainer.done) as progress:
 
             def record(metrics: dict[str, Any]) -> None:
@@ -85,16 +88,27 @@ class Stages:
         return directory.metrics()
 
     def remembered(self, file: str, name: str, measure: Callable[[], Any]) -> Any:
-        """The value under `name` in a JSON file here; measured and kept if it is not there."""
+        """The value under `name` in a JSON file here; measured and kept if it is not there.
+
+        Interrupted if the user asked to stop before; while it is measured a Ctrl-C stops at once.
+        """
         path = self.out / file
         known = read_json(path, LARGEST) if path.exists() else {}
         if not isinstance(known, dict):
             raise CheckpointError(f"{path}: not what a run wrote")
         if name not in known:
-            known[name] = measure()
+            if self.stopped():
+                raise Interrupted
+            with interrupt_at_once():
+                known[name] = measure()
             with atomic_write(path, "w") as out:
                 json.dump(known, out, ensure_ascii=False, indent=1)
         return known[name]
+
+
+def _made(trainer: Training) -> str:
+    done, steps = trainer.done, trainer.plan.steps
+    return "complete" if done == steps else f"going on after step {done} of {steps}"
 
 
 def pretraining_text(task: Task, documents: int, rng: np.random.Generator) -> np.ndarray:

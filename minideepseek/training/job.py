@@ -12,7 +12,8 @@ from typing import Any
 
 from minideepseek.errors import CheckpointError
 from minideepseek.model.config import DeepSeekV3Config
-from minideepseek.model.files import atomic_write
+from minideepseek.model.files import atomic_write, make_directory
+from minideepseek.model.leftovers import is_leftover
 from minideepseek.model.strict_json import read_json
 from minideepseek.training.trainer import Plan
 
@@ -49,15 +50,19 @@ def default_length(preset: str) -> int:
 
 def check_directory(out: Path, resume: bool) -> None:
     """CheckpointError unless `out` is new and can be made, or is a run to resume."""
-    is_run = (out / "checkpoints").is_dir()
+    is_run = (out / "checkpoints").is_dir() or (out / "run.json").exists()
     if resume and not is_run:
         raise CheckpointError(f"{out}: no run to resume, expected a folder with checkpoints")
-    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not resume and out.exists() and (not out.is_dir() or _holds_something(out)):
         hint = " or resume this run" if is_run else ""
         raise CheckpointError(f"{out}: exists and is not empty; name another directory{hint}")
     nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise CheckpointError(f"{out}: cannot be written, {nearest} is no directory to write into")
+
+
+def _holds_something(out: Path) -> bool:
+    return not all(is_leftover(path.name) for path in out.iterdir())
 
 
 def free_directory(wanted: Path) -> Path:
@@ -69,7 +74,7 @@ def free_directory(wanted: Path) -> Path:
 
 
 def store_job(job: LanguageJob) -> None:
-    """run.json: what `stored_job` reads."""
+    """run.json: what `stored_job` reads, written before there is anything to resume."""
     facts = {
         "preset": job.preset,
         "texts": [os.path.abspath(text) for text in job.texts],
@@ -77,6 +82,7 @@ def store_job(job: LanguageJob) -> None:
         "part": job.part,
         "fp8": job.fp8,
     }
+    make_directory(job.out)
     with atomic_write(job.out / "run.json", "w") as file:
         json.dump(facts, file, indent=1)
 
@@ -91,8 +97,8 @@ def stored_job(
 ) -> LanguageJob:
     """The job that began the run in `out`, to be resumed; what is given now comes first.
 
-    A run killed before it wrote run.json has only what is given. CheckpointError for a damaged one,
-    and where FP8 is asked for in the middle of a run.
+    A run without run.json has only what is given. CheckpointError for a damaged one, and where FP8
+    is asked for in the middle of a run.
     """
     file, stored = out / "run.json", {}
     if file.exists():

@@ -69,6 +69,8 @@ def run(
     corpus = load_corpus(job.texts, job.plan, say)
     trainer = make_trainer(job, config, corpus, tokenizer)
     baselines = weigh_corpus(corpus, say)
+    if not job.resume:
+        store_job(job)
     directory = RunDirectory(job.out, tokenizer, corpus_hash([*corpus.train, *corpus.held_out]))
     say(f"model: {job.preset}, {_count(trainer):,} parameters; training: {_steps(job.plan)}")
     say(f"everything is written to {job.out}; Ctrl-C stops with a checkpoint")
@@ -76,7 +78,7 @@ def run(
         for notice in directory.resume(trainer):
             say(notice)
         say(f"going on after step {trainer.done} of {job.plan.steps}")
-    store_job(job)  # of a resumed run too: it may have been killed while it wrote this
+        store_job(job)  # with what was given now
     samples = _Samples(job.out / "samples.json", trainer, tokenizer, corpus)
     if not trainer.done:
         samples.take("before training")
@@ -101,7 +103,7 @@ def finish(
     """Write the model and the report, say what came out; the report's path."""
     with atomic_directory(job.out / "model", OWNED) as folder:
         write_model(trainer.model, folder)
-        directory.tokenizer.save_pretrained(folder)
+        directory.tokenizer.write(folder)
     record = make_record(job, trainer, directory, baselines, samples)
     report = write(job.out / "report.html", record)
     for title, prompt, text in samples:
@@ -188,7 +190,6 @@ def stop_on_interrupt(say: Callable[[str], None]) -> Iterator[Callable[[], bool]
     """Inside, the first Ctrl-C (or SIGTERM) only sets a flag, which the yielded function reads:
     the step in progress ends and a checkpoint is written. A second Ctrl-C interrupts at once."""
     hit: list[int] = []
-    before = {}
 
     def note(number: int, frame: Any) -> None:
         if hit:
@@ -196,14 +197,33 @@ def stop_on_interrupt(say: Callable[[str], None]) -> Iterator[Callable[[], bool]
         hit.append(number)
         say("\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
 
+    with _handling(note):
+        yield lambda: bool(hit)
+
+
+@contextlib.contextmanager
+def interrupt_at_once() -> Iterator[None]:
+    """Inside, the first Ctrl-C (or SIGTERM) interrupts: for work of which nothing can be kept."""
+
+    def raised(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    with _handling(raised):
+        yield
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM are handled so, inside."""
+    before = {}
     with contextlib.suppress(ValueError):  # not the main thread: then nothing can be caught
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
+            before[number] = signal.signal(number, handler)
     try:
-        yield lambda: bool(hit)
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 class _Samples:

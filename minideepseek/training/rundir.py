@@ -6,16 +6,17 @@ r"""A run's directory: metrics line by line, checkpoints that are there whole or
 
 `resume` puts a trainer where the newest checkpoint left it and cuts metrics.jsonl back to that
 step: what an interrupted process did beyond it is done again, with the same numbers. A run that was
-killed before its first checkpoint begins again, which comes to the same.
+killed before its first checkpoint begins again, which comes to the same. A newest checkpoint that
+is damaged (nothing here leaves one; a disk may) is set aside, and the one before it taken.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import platform
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,14 @@ from minideepseek.autograd.blocks import get_threads
 from minideepseek.errors import CheckpointError
 from minideepseek.model.checkpoint import from_pretrained, write_model
 from minideepseek.model.config import DeepSeekV3Config
-from minideepseek.model.files import atomic_directory, atomic_write
+from minideepseek.model.files import (
+    atomic_directory,
+    atomic_write,
+    make_directory,
+    remove_directory,
+    sync,
+)
+from minideepseek.model.leftovers import clear_leftovers, set_aside
 from minideepseek.model.safetensors import load_file, save_file
 from minideepseek.model.strict_json import read_json
 from minideepseek.model.tokenizer import Tokenizer
@@ -63,11 +71,10 @@ class RunDirectory:
     ) -> None:
         self.path, self.tokenizer, self.corpus = Path(path), tokenizer, corpus
         self.origin = origin
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self._log.touch()
-        except OSError as error:
-            raise CheckpointError(f"cannot write to {path}: {error.strerror}") from None
+        make_directory(self.checkpoints)
+        if not self._log.exists():
+            with atomic_write(self._log):
+                pass  # on the disk: from here on a checkpoint's `sync` has but to sync its lines
 
     @property
     def checkpoints(self) -> Path:
@@ -92,12 +99,11 @@ class RunDirectory:
 
     def save(self, trainer: Training) -> Path:
         """Write checkpoints/step-…, then remove all but the newest two."""
-        with self._log.open("rb") as file:
-            os.fsync(file.fileno())  # a checkpoint never knows of more steps than metrics.jsonl
+        sync(self._log)  # a checkpoint never knows of more steps than metrics.jsonl
         target = self.checkpoints / f"step-{trainer.done:08d}"
         with atomic_directory(target) as folder:
             write_model(trainer.model, folder)
-            self.tokenizer.save_pretrained(folder)
+            self.tokenizer.write(folder)
             moments = {name: to_host(a) for name, a in _moments(trainer).items()}
             save_file(moments, folder / "optimizer.safetensors")
             with atomic_write(folder / "trainer.json", "w") as file:
@@ -107,28 +113,33 @@ class RunDirectory:
 
     def _remove_old(self) -> None:
         for old in list_checkpoints(self.path)[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+            remove_directory(old)
 
     def resume(self, trainer: Training) -> list[str]:
-        """Load the newest checkpoint, if there is one, into a `trainer` that has made no step.
+        """Load the newest checkpoint that is whole, if any, into a `trainer` that made no step.
 
-        Returns sentences on what differs from when it was written. CheckpointError if it is
-        damaged or belongs to another text, other weights, another plan or configuration.
+        Returns sentences on what was put right after a process that did not end well, and on what
+        differs from when the checkpoint was written. CheckpointError if all are damaged, or it
+        belongs to another text, other weights, another plan or configuration.
         """
-        notices, found = [], list_checkpoints(self.path)
-        if found:
-            state = read_state(found[-1] / "trainer.json")
-            self._compare(trainer, found[-1], state)
-            self._restore(trainer, found[-1], state)
-            here = _surroundings(trainer)
-            notices = [
-                f"{name} was {was} when this checkpoint was written and is {here.get(name)} now: "
-                "the losses may differ in their last bits"
-                for name, was in state["surroundings"].items()
-                if here.get(name) != was
-            ]
-        self._cut_metrics(trainer.done)
-        self._remove_old()  # a kill may have left one half removed
+        notices = clear_leftovers(self.path) + clear_leftovers(self.checkpoints)
+        damaged: list[tuple[Path, CheckpointError]] = []
+        for folder in reversed(list_checkpoints(self.path)):
+            try:
+                state = self._load(trainer, folder)
+            except _AnotherRun:
+                raise
+            except CheckpointError as error:
+                damaged.append((folder, error))
+                continue
+            notices += [f"{e}; {_aside(p)}, going on from {folder.name}" for p, e in damaged]
+            notices += _differences(trainer, state)
+            break
+        else:
+            if damaged:
+                raise damaged[0][1]
+        notices += self._cut_metrics(trainer.done)
+        self._remove_old()  # where a kill came before it
         return notices
 
     def _state(self, trainer: Training) -> dict[str, Any]:
@@ -143,11 +154,18 @@ class RunDirectory:
             "surroundings": _surroundings(trainer),
         }
 
+    def _load(self, trainer: Training, folder: Path) -> dict[str, Any]:
+        """The state in trainer.json, which the trainer is then in."""
+        state = read_state(folder / "trainer.json")
+        self._compare(trainer, folder, state)
+        self._restore(trainer, folder, state)
+        return state
+
     def _compare(self, trainer: Training, folder: Path, state: dict[str, Any]) -> None:
-        """CheckpointError if the checkpoint is of another run than the trainer's."""
+        """_AnotherRun if the checkpoint is of another run than the trainer's."""
         if state["corpus"] != self.corpus:
             differs, advice = ORIGINS[self.origin]
-            raise CheckpointError(
+            raise _AnotherRun(
                 f"{folder} {differs} (hash {state['corpus']:.12}…, here {self.corpus:.12}…); "
                 f"{advice}"
             )
@@ -159,7 +177,7 @@ class RunDirectory:
         ):
             for name in now:
                 if was.get(name) != now[name]:
-                    raise CheckpointError(
+                    raise _AnotherRun(
                         f"{folder} was made with {name} = {was.get(name)}, not {now[name]}; "
                         "go on with the options that the run was begun with"
                     )
@@ -177,10 +195,32 @@ class RunDirectory:
         trainer.done, trainer.optimiser.steps = state["step"], state["updates"]
         trainer.tokens, trainer.seconds = state["tokens"], state["seconds"]
 
-    def _cut_metrics(self, step: int) -> None:
-        kept = [m for m in self.metrics() if m["step"] <= step]
+    def _cut_metrics(self, step: int) -> list[str]:
+        """Leave the steps up to this one; a notice if there was more, whatever it was."""
+        text = "".join(json.dumps(m) + "\n" for m in read_metrics(self._log, step))
+        if self._log.read_bytes() == text.encode():
+            return []
         with atomic_write(self._log, "w") as file:
-            file.writelines(json.dumps(m) + "\n" for m in kept)
+            file.write(text)
+        return [f"{self._log}: cut back to step {step}, after which there is no checkpoint"]
+
+
+class _AnotherRun(CheckpointError):
+    """The checkpoint is whole, but of another run."""
+
+
+def _aside(damaged: Path) -> str:
+    return f"{damaged.name} is set aside as {set_aside(damaged).name}"
+
+
+def _differences(trainer: Training, state: dict[str, Any]) -> list[str]:
+    here = _surroundings(trainer)
+    return [
+        f"{name} was {was} when this checkpoint was written and is {here.get(name)} now: "
+        "the losses may differ in their last bits"
+        for name, was in state["surroundings"].items()
+        if here.get(name) != was
+    ]
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -199,11 +239,16 @@ def list_checkpoints(path: str | os.PathLike[str]) -> list[Path]:
     return sorted((Path(path) / "checkpoints").glob("step-[0-9]*"))
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The objects of a metrics.jsonl; CheckpointError for a line in the middle that is none."""
+def read_metrics(path: Path, last: float = math.inf) -> list[dict[str, Any]]:
+    """The objects of a metrics.jsonl up to step `last`, and nothing after that is looked at.
+
+    CheckpointError for a line before the end that is no step's metrics.
+    """
     lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-    found = []
+    found: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
+        if last == (found[-1]["step"] if found else 0):
+            break
         try:
             value = json.loads(line)
             if not isinstance(value, dict) or not isinstance(value.get("step"), int):

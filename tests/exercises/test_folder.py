@@ -155,11 +155,34 @@ def test_what_cannot_be_used_is_one_sentence(capsys, mine, tmp_path):
         assert "nowhere: no such folder; make it: minideepseek exercises start nowhere\n" in said
     mine.file("add").unlink()
     assert "my_exercises/add.py: no such file; copy it with" in refused(capsys, "check", "add")
-    for text in ("{", "[]", '{"add": 3}'):
-        Path("my_exercises/.progress.json").write_text(text, "utf-8")
-        assert "my_exercises/.progress.json: is n" in refused(capsys, "list")
     Path("file").write_text("", "utf-8")
     assert "file: File exists" in refused(capsys, "start", "file")
+
+
+def test_a_damaged_record_is_set_aside(capsys, mine):
+    """The answers are what counts: they stay, and so does what could not be read."""
+    mine.hint("add")
+    for number, text in (("", "{"), ("2-", "[]"), ("3-", '{"add": 3}')):
+        record = Path("my_exercises/.progress.json")
+        record.write_text(text, "utf-8")
+        assert main(["exercises", "list"]) == 0
+        out, said = capsys.readouterr()
+        assert "0 of 35 solved" in out and said.count("\n") == 1
+        assert said.startswith("minideepseek: my_exercises/.progress.json: is n")
+        aside = f"damaged-{number}progress.json"
+        assert said.endswith(f"; it is set aside as {aside}, and a new record begun\n")
+        assert not record.exists() and (mine.path / aside).read_text("utf-8") == text
+    assert "hint 1 of 3" in run(capsys, "hint", "add")[1]
+
+
+def test_a_damaged_record_that_cannot_be_set_aside_is_refused(capsys, mine, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    (mine.path / ".progress.json").write_text("{", "utf-8")
+    monkeypatch.setattr(os, "rename", refuse)
+    said = refused(capsys, "list")
+    assert "cannot set my_exercises/.progress.json aside: Permission denied" in said
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")

@@ -3,12 +3,13 @@
 import os
 import threading
 import time
+import warnings
 
 import pytest
 
-from minideepseek.errors import CheckpointError
+from minideepseek.errors import CheckpointError, RecoveryWarning
 from minideepseek.model.files import atomic_directory, atomic_write
-from tests.model.faults import Faults, Killed, every_call
+from tests.faults.calls import Faults, Killed, every_call
 from tests.platforms import needs_links, needs_locks, syncs_directories
 
 
@@ -38,8 +39,13 @@ def test_file_is_old_or_new_after_a_fault_at_any_call(tmp_path, old, mode):
         if mode == "error":
             assert failed is None or str(path) in str(failed) and "No space left" in str(failed)
             assert failed is None or state == old or "replace" in dict(faults.trace)  # a late fsync
-        with atomic_write(path) as file:  # clears away what a dead writer left
-            file.write(b"next")
+        litter, notices = [n for n in os.listdir(tmp_path) if n != path.name], []
+        with warnings.catch_warnings(record=True) as notices:
+            warnings.simplefilter("always", RecoveryWarning)
+            with atomic_write(path) as file:  # clears away what a dead writer left, and says so
+                file.write(b"next")
+        assert len(notices) == len(litter) == (failed is not None and bool(litter))
+        assert all(f"{path}: a process ended" in str(n.message) for n in notices)
         assert os.listdir(tmp_path) == [path.name]
     assert failed is None and state == b"new state" and faults.at > 6
 

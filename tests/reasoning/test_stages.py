@@ -50,7 +50,8 @@ def fresh(name, seed=0):
 
 
 def test_a_stage_is_trained_recorded_and_then_only_read(tmp_path, monkeypatch):
-    stage, seen = Stages(tmp_path, TASK, say=pytest.fail), []
+    said, seen = [], []
+    stage = Stages(tmp_path, TASK, say=said.append)
     trainer = fresh("sft")
     rows = stage.run("sft", trainer, SHOWN, seen.append)
     assert seen == [1, 2, 3, 4, 5] == [row["step"] for row in rows]
@@ -59,7 +60,8 @@ def test_a_stage_is_trained_recorded_and_then_only_read(tmp_path, monkeypatch):
     assert kept == ["step-00000004", "step-00000005"]
     again = fresh("sft")
     monkeypatch.setattr(SFTTrainer, "step", lambda self: pytest.fail("it was complete"))
-    assert stage.run("sft", again, SHOWN, pytest.fail) == rows
+    assert said == []
+    assert stage.run("sft", again, SHOWN, pytest.fail) == rows and said == ["sft: complete"]
     assert same(weights(again.model), weights(trainer.model))
 
 
@@ -106,7 +108,8 @@ def test_what_differs_from_before_is_said(tmp_path, monkeypatch):
     Stages(tmp_path, TASK, said.append).run("sft", fresh("sft"), {})
     assert said == [
         "threads was 1 when this checkpoint was written and is 7 now: the losses may differ in "
-        "their last bits"
+        "their last bits",
+        "sft: going on after step 1 of 5",
     ]
 
 

@@ -175,7 +175,13 @@ def test_litter_of_a_killed_save_is_removed(tmp_path, whole):
     train(tmp_path, stop_after=3)
     litter = tmp_path / "checkpoints" / ".step-00000004.00000000000000aa.tmp"
     shutil.copytree(list_checkpoints(tmp_path)[-1], litter)
-    train(tmp_path, resume=True)
+    other = litter.with_name(".step-00000099.00000000000000ab.tmp")  # of a step that is not made
+    other.touch()
+    _, notices = train(tmp_path, resume=True)
+    assert [notice.split("/")[-1] for notice in notices] == [
+        f"step-000000{step}: a process ended while it wrote this; what it left is removed"
+        for step in ("04", "99")
+    ]
     assert recorded(tmp_path) == whole[0]
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step-00000004", "step-00000006"]
 
@@ -250,19 +256,75 @@ def recorded_step(path, step: int) -> float:
     return read_metrics(path / "metrics.jsonl")[step - 1]["main_loss"]
 
 
-def damage(path, name: str, change) -> None:
-    file = list_checkpoints(path)[-1] / name
-    file.write_bytes(change(file.read_bytes()))
+def damage(path, name: str, change, which=slice(None)) -> None:
+    """Of these checkpoints, oldest first; all of them by default."""
+    for checkpoint in list_checkpoints(path)[which]:
+        file = checkpoint / name
+        if (new := change(file.read_bytes())) is None:
+            file.unlink()
+        else:
+            file.write_bytes(new)
+
+
+NEWEST = slice(-1, None)
+CHANGES = {
+    "truncated": lambda data: data[: len(data) // 2], "empty": lambda _: b"",
+    "missing": lambda _: None,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "trainer.json"])
-@pytest.mark.parametrize("change", ["truncated", "empty", "missing"])
-def test_a_damaged_checkpoint_is_refused(stopped, name, change):
-    if change == "missing":
-        (list_checkpoints(stopped)[-1] / name).unlink()
-    else:
-        damage(stopped, name, lambda data: data[: len(data) // 2 if change == "truncated" else 0])
+@pytest.mark.parametrize("change", CHANGES)
+def test_without_a_checkpoint_that_is_whole_a_run_is_refused(stopped, name, change):
+    damage(stopped, name, CHANGES[change])
     refuses_to_resume(stopped, f"step-00000004.*{name.split('.')[0]}")
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.safetensors", "trainer.json", "config.json"]
+)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_damaged_newest_checkpoint_is_set_aside(stopped, whole, name, change):
+    """The one before it is taken, one sentence says so, and the losses are the same."""
+    damage(stopped, name, CHANGES[change], NEWEST)
+    damaged = contents(list_checkpoints(stopped)[-1])
+    trainer, notices = train(stopped, stop_after=3, resume=True)
+    assert trainer.done == 3 and len(notices) == 2 and "\n" not in notices[0]
+    assert str(stopped / "checkpoints/step-00000004") in notices[0] and name in notices[0]
+    assert notices[0].endswith(
+        "; step-00000004 is set aside as damaged-step-00000004, going on from step-00000002"
+    )
+    log = stopped / "metrics.jsonl"
+    assert notices[1] == f"{log}: cut back to step 2, after which there is no checkpoint"
+    assert contents(stopped / "checkpoints/damaged-step-00000004") == damaged
+    train(stopped, resume=True)
+    assert recorded(stopped) == whole[0]
+    for folder in list_checkpoints(stopped):
+        file = "model.safetensors"
+        same = whole[2] / "checkpoints" / folder.name / file
+        assert (folder / file).read_bytes() == same.read_bytes()
+
+
+def test_what_was_set_aside_before_is_kept(stopped):
+    for number in ("", "2-", "3-"):
+        damage(stopped, "trainer.json", lambda _: b"", NEWEST)
+        _, notices = train(stopped, stop_after=4, resume=True)
+        assert f"set aside as damaged-{number}step-00000004" in notices[0]
+    assert len(os.listdir(stopped / "checkpoints")) == 2 + 3
+
+
+def test_a_damaged_checkpoint_of_another_run_sets_nothing_aside(stopped):
+    damage(stopped, "trainer.json", lambda _: b"", NEWEST)
+    refuses_to_resume(stopped, "step-00000002 was trained on another text", corpus="fedcba98765")
+
+
+def test_what_follows_the_checkpoint_in_the_metrics_is_not_looked_at(stopped, whole):
+    """A power cut may leave zeros between lines that reached the disk."""
+    with (stopped / "metrics.jsonl").open("ab") as file:
+        file.write(bytes(100) + b'\n{"step": 6, "loss": 1.0}\n{"st')
+    _, notices = train(stopped, resume=True)
+    assert [notice.rsplit(": ")[-1].split(",")[0] for notice in notices] == ["cut back to step 4"]
+    assert recorded(stopped) == whole[0]
 
 
 @pytest.mark.parametrize(
@@ -273,13 +335,13 @@ def test_a_damaged_checkpoint_is_refused(stopped, name, change):
         {"seconds": None}, {"updates": None}, {"updates": 4.0},
     ],
 )  # fmt: skip
-def test_a_state_with_something_missing_is_refused(stopped, change):
+def test_a_state_with_something_missing_is_damaged(stopped, change):
     damage(stopped, "trainer.json", lambda d: json.dumps(json.loads(d) | change).encode())
     refuses_to_resume(stopped, next(iter(change)))
 
 
 @pytest.mark.parametrize("state", ["[]", "null", "{}", "3"])
-def test_a_state_that_is_none_is_refused(stopped, state):
+def test_a_state_that_is_none_is_damaged(stopped, state):
     damage(stopped, "trainer.json", lambda _: state.encode())
     refuses_to_resume(stopped, "trainer.json: step is missing")
 
@@ -292,7 +354,7 @@ def test_metrics_damaged_in_the_middle_are_refused_before_they_are_rewritten(sto
 
 def test_a_directory_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("in the way", "utf-8")
-    with pytest.raises(CheckpointError, match="cannot write to .*file/run: Not a directory"):
+    with pytest.raises(CheckpointError, match="cannot write .*file/run/.*: Not a directory"):
         directory(tmp_path / "file" / "run")
     assert os.listdir(tmp_path) == ["file"]
 
@@ -345,7 +407,8 @@ def test_a_run_that_diverges_keeps_its_last_checkpoint(tmp_path, monkeypatch):
         fit(trainer, record, lambda: files.save(trainer))
     assert [m["step"] for m in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
     assert [p.name for p in list_checkpoints(tmp_path)] == ["step-00000002", "step-00000004"]
-    assert directory(tmp_path).resume(fresh := tiny.trainer()) == [] and fresh.done == 4
+    notices = directory(tmp_path).resume(fresh := tiny.trainer())
+    assert ["cut back to step 4" in notice for notice in notices] == [True] and fresh.done == 4
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
