@@ -1,32 +1,33 @@
 r"""The same model composed of small operations in HIPS autograd: what fusing and freeing are worth.
 
-    pip install autograd && python -m demos.against_autograd [--preset small] [--repeats 3]
+    pip install autograd && python -m demos.against_autograd [--threads 2]
 
 HIPS autograd differentiates plain NumPy. Below is DeepSeek-V3's forward pass written in it the
 straightforward way, with our weights and the same routing (tokens gathered by expert, nothing
 dense); its loss and gradients are compared with ours first. Then both compute loss and gradients of
-16 × 128 tokens, one thread each, taking turns; peak memory comes from tracemalloc, which sees every
-NumPy array, in a run of its own.
+16 × 128 tokens, in turns, each in a process of its own: ours with two threads, theirs with two of
+BLAS (--threads 1: one each). Peak memory comes from tracemalloc, which sees every NumPy array.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
-import time
 import tracemalloc
-from collections.abc import Callable
 from typing import Any
 
-for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"
+from demos.race import BLAS, Side, race
+
+for _name in BLAS:
+    os.environ.setdefault(_name, "1")
 
 import autograd.numpy as anp  # noqa: E402
 import numpy as np  # noqa: E402
 from autograd import value_and_grad  # noqa: E402
 
 from minideepseek import DeepSeekV3, DeepSeekV3Config  # noqa: E402
+from minideepseek.autograd.backend import keep_memory  # noqa: E402
+from minideepseek.autograd.blocks import set_threads  # noqa: E402
 from minideepseek.layers.moe import route  # noqa: E402
 from minideepseek.layers.rope import inverse_frequencies, softmax_scale  # noqa: E402
 
@@ -126,60 +127,99 @@ class Composed:
         return anp.reshape(y, x.shape) + self.mlp(p, name + "shared_experts.", x)
 
 
-def peak(work: Callable[[], Any]) -> int:
-    """Most bytes of arrays alive at once during work(), beyond those before."""
-    work()
-    tracemalloc.start()
-    work()
-    most = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return most
+class Theirs:
+    """The composed model under HIPS autograd, with the weights that ours has."""
+
+    name = "autograd"
+
+    def __init__(self, preset: str) -> None:
+        self.model, self.config = model_of(preset)
+        self.weights = {name: p.data for name, p in self.model.named_parameters()}
+        self.step = value_and_grad(Composed(self.config, biases(self.model)).loss)
+
+    def train(self, ids: np.ndarray) -> None:
+        self.value, self.grads = self.step(self.weights, ids)
+
+    def loss(self) -> float:
+        return float(self.value)
+
+    def gradients(self) -> dict[str, np.ndarray]:
+        return self.grads
+
+    def peak(self, ids: np.ndarray) -> int:
+        """Most bytes of arrays alive at once in a step, beyond those before."""
+        tracemalloc.start()
+        self.train(ids)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+
+class Ours(Theirs):
+    """minideepseek's model."""
+
+    name = "minideepseek"
+
+    def __init__(self, preset: str, threads: int) -> None:
+        keep_memory()
+        set_threads(threads)
+        self.model, _ = model_of(preset)
+
+    def train(self, ids: np.ndarray) -> None:
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        loss = self.model.loss(ids)
+        loss.backward()
+        self.value = loss.item()
+
+    def gradients(self) -> dict[str, np.ndarray]:
+        return {name: p.grad for name, p in self.model.named_parameters()}
+
+
+def model_of(preset: str) -> tuple[DeepSeekV3, DeepSeekV3Config]:
+    """The model of a preset, without MTP and balance loss, from seed 0."""
+    config = DeepSeekV3Config.preset(preset, num_nextn_predict_layers=0, aux_loss_alpha=0.0)
+    return DeepSeekV3(config, np.random.default_rng(0)), config
+
+
+def biases(model: DeepSeekV3) -> dict[str, np.ndarray]:
+    """The router biases of its mixtures, by the layer's name."""
+    return {
+        f"model.layers.{i}.mlp.": layer.mlp.gate.e_score_correction_bias
+        for i, layer in enumerate(model.model.layers)
+        if model.config.is_moe_layer(i)
+    }
+
+
+def compare(sides: list[Side], ids: np.ndarray) -> None:
+    """The first step's losses, and how far gradients are apart."""
+    for side in sides:
+        side.call("train", ids)
+    mine, other = (side.call("gradients")[1] for side in sides)
+    losses = ", ".join(f"{side.name} {side.call('loss')[1]:.6f}" for side in sides)
+    worst = max(np.abs(g - other[name]).max() / np.abs(g).max() for name, g in mine.items())
+    print(f"loss: {losses}")
+    print(f"largest difference of a gradient, relative to its parameter's largest: {worst:.1e}")
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="small")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2, help="ours, and those of their BLAS (2)")
     options = parser.parse_args(arguments)
-    config = DeepSeekV3Config.preset(
-        options.preset, num_nextn_predict_layers=0, aux_loss_alpha=0.0
-    )
-    model = DeepSeekV3(config, np.random.default_rng(0))
-    ids = np.random.default_rng(1).integers(0, config.vocab_size, (BATCH, TOKENS + 1))
-    weights = {name: parameter.data for name, parameter in model.named_parameters()}
-    biases = {
-        f"model.layers.{i}.mlp.": layer.mlp.gate.e_score_correction_bias
-        for i, layer in enumerate(model.model.layers)
-        if config.is_moe_layer(i)
-    }
-    composed = Composed(config, biases)
-
-    def ours() -> float:
-        for parameter in model.parameters():
-            parameter.grad = None
-        loss = model.loss(ids)
-        loss.backward()
-        return loss.item()
-
-    theirs = value_and_grad(composed.loss)
-    value, grads = theirs(weights, ids)
-    print(f"loss: minideepseek {ours():.6f}, autograd {value:.6f}")
-    worst = max(
-        np.abs(parameter.grad - grads[name]).max() / np.abs(parameter.grad).max()
-        for name, parameter in model.named_parameters()
-    )
-    print(f"largest difference of a gradient, relative to its parameter's largest: {worst:.1e}")
-    times: list[list[float]] = [[], []]
-    for _ in range(options.repeats):
-        for kept, work in zip(times, (ours, lambda: theirs(weights, ids)), strict=True):
-            began = time.perf_counter()
-            work()
-            kept.append(time.perf_counter() - began)
-    mine, other = (statistics.median(kept) for kept in times)
+    sides = [
+        Side(Ours, (options.preset, options.threads)),
+        Side(Theirs, (options.preset,), blas=options.threads),
+    ]
+    vocabulary = DeepSeekV3Config.preset(options.preset).vocab_size
+    ids = np.random.default_rng(1).integers(0, vocabulary, (BATCH, TOKENS + 1))
+    compare(sides, ids)
+    mine, other = race([(side, "train", ids) for side in sides], options.repeats)
     print(f"forward and backward: {mine:.3f} s and {other:.3f} s, {other / mine:.1f} times faster")
-    memory = peak(ours), peak(lambda: theirs(weights, ids))
+    memory = [side.call("peak", ids)[1] / 2**20 for side in sides]
     print(
-        f"peak of arrays: {memory[0] / 2**20:.0f} MiB and {memory[1] / 2**20:.0f} MiB, "
+        f"peak of arrays: {memory[0]:.0f} MiB and {memory[1]:.0f} MiB, "
         f"{memory[0] / memory[1]:.2f} of it"
     )
 

@@ -18,19 +18,18 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"  # our threads share the work; torch is told its own number below
+from demos.race import BLAS, Side, held_bytes, peak_bytes, race
+
+for _name in BLAS:
+    os.environ.setdefault(_name, "1")  # our threads share the work; torch is told its own number
 
 import numpy as np  # noqa: E402
 
@@ -44,32 +43,6 @@ from minideepseek.model.ledger import flops_per_token  # noqa: E402
 BATCH, TOKENS = 16, 128
 PREFILL = (4, 512)
 PROMPT = 32
-
-
-def held_bytes() -> int:
-    """Memory that this process has written to, without files and libraries (Linux), or 0."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-
-
-def peak_bytes(work: Callable[[], Any]) -> int:
-    """The most that `held_bytes` says while work() runs, looked at every millisecond."""
-    most, done = 0, threading.Event()
-
-    def look() -> None:
-        nonlocal most
-        while not done.wait(0.001):
-            most = max(most, held_bytes())
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    work()
-    done.set()
-    watcher.join()
-    return most
 
 
 class Ours:
@@ -179,42 +152,6 @@ class Compiled(Theirs):
     name = "compiled"
 
 
-def serve(link: Any, kind: type, folder: Path, threads: int) -> None:
-    """A side's process: (method, arguments) → (seconds, what it returned), until the link ends."""
-    side = kind(folder, threads)
-    link.send(None)
-    while (call := link.recv()) is not None:
-        began = time.perf_counter()
-        said = getattr(side, call[0])(*call[1:])
-        link.send((time.perf_counter() - began, said))
-
-
-class Side:
-    """A side in its own process."""
-
-    def __init__(self, kind: type, folder: Path, threads: int) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self.name, (self.link, other) = kind.name, spawn.Pipe()
-        spawn.Process(target=serve, args=(other, kind, folder, threads), daemon=True).start()
-        self.link.recv()
-
-    def call(self, *call: Any) -> tuple[float, Any]:
-        """(seconds, result) of a method and its arguments."""
-        self.link.send(call)
-        return self.link.recv()
-
-
-def race(calls: list[tuple], repeats: int) -> list[float]:
-    """Median seconds of each (side, method, …); they take turns. The first round only warms up."""
-    times: list[list[float]] = [[] for _ in calls]
-    for i in range(repeats + 1):
-        for (side, *call), kept in zip(calls, times, strict=True):
-            seconds, _ = side.call(*call)
-            if i:
-                kept.append(seconds)
-    return [statistics.median(kept) for kept in times]
-
-
 def report(label: str, seconds: list[float], tokens: int) -> None:
     """One line: tokens per second of each, and how many times faster ours is than the others."""
     rates = "".join(f"{tokens / s:11,.0f}" for s in seconds)
@@ -259,7 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, "model")
         DeepSeekV3(config, rng).save_pretrained(folder)
-        sides = [Side(kind, folder, options.threads) for kind in kinds]
+        sides = [Side(kind, (folder, options.threads)) for kind in kinds]
     print(f"{options.preset}, {options.threads} threads: " + ", ".join(s.name for s in sides))
     training(sides, config, rng, options.repeats)
     sides = sides[:2]
