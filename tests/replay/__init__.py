@@ -10,7 +10,7 @@ row of a table without an entry, is a failing test; another figure is compared w
     templates    the little language of both: words, and {} where a number stands
     bands        how far apart two numbers may be, and why
     commands     what is run, what it costs and what it needs
-    readme, tables, docstrings      the entries
+    readme, tables, precision, docstrings, claims   the entries
     prose        finds measured numbers in docstrings that name no command
     options      whether a command exists, without running it
     ledger       date and commit of the last replay of each command: replayed.json

@@ -50,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lines = replayed(name, entries, options) if entries else iter(())
         for entry, verdict, text in lines:
             counts[verdict] += 1
-            print(f"{entry:30} {verdict:12} {text}", flush=True)
+            print(f"{entry:36} {verdict:12} {text}", flush=True)
     for kept in () if options.only else KEPT:
         counts[LEFT] += 1
-        print(f"{kept.name:30} {LEFT:12} {kept.reason}")
+        print(f"{kept.name:36} {LEFT:12} {kept.reason}")
     print(", ".join(f"{counts[verdict]} {verdict}" for verdict in (OK, STALE, LEFT)))
     return 1 if counts[STALE] else 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.replay import docstrings, precision, readme, tables
+from tests.replay import claims, docstrings, precision, readme, tables
 from tests.replay.entries import Entry, Kept
 
 ENTRIES: tuple[Entry, ...] = (
@@ -15,6 +15,7 @@ ENTRIES: tuple[Entry, ...] = (
     *docstrings.CHAPTERS,
     *docstrings.REASONING,
     *docstrings.DEMOS,
+    *claims.ENTRIES,
 )
 KEPT: tuple[Kept, ...] = (*tables.KEPT, *readme.KEPT, *docstrings.KEPT)
 
