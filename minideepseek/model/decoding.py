@@ -162,7 +162,7 @@ class Attention:
         absorbed *= self.scale
         p = absorbed.reshape(h * t, -1).dot(stored.T)
         total = softmax_parts(p, t)
-        y = p.dot(stored[:, :r])
+        y = p @ stored[:, :r]  # `dot` would copy the view
         y /= total
         return np.matmul(y.reshape(h, t, r), self.w_uv).swapaxes(0, 1)
 
