@@ -46,7 +46,8 @@ shows the policy itself.
 
 The text before
 ---------------
-The base model reads this language first, as others read the web, thoughts among it:
+The base model reads this language first, as others read the web, thoughts among it (shares as
+tests/reasoning/test_countdown_text.py counts them):
 
     fact      8 + 5 = 13                                     10 %
     checks    > 13 : 9 - 5 = 4 ? 8 + 5 = 13 ! 9 + 4 = 13 !   44 %    one to five, 54 % of them hits

@@ -53,7 +53,7 @@ and not a sample. How much of it points elsewhere, whatever the step size (G = 3
 - The token mean divides by lengths that the samples have a part in.
 - With rewards of 0 and 1 and a constant denominator, std turns no direction: it multiplies a
   question's gradient by a number, for G = 16 by 1.93 where half of the responses are right and by
-  3.27 where 5 % are (none: by 15/16).
+  3.27 where 5 % are (none: by 15/16; same file).
 
 KL(π‖ref) from samples of π (Schulman 2020)
 -------------------------------------------
