@@ -98,7 +98,7 @@ def factor(node, place):
 
 
 SYMMETRIC = {"maximum", "minimum", "add", "multiply", "max", "min", "array_equal", "zip", "gcd",
-             "isinstance", "issubclass", "getattr", "hasattr", "setattr", "append"}  # fmt: skip
+             "xp_of", "isinstance", "issubclass", "getattr", "hasattr", "setattr"}  # fmt: skip
 
 
 @operator
@@ -143,6 +143,12 @@ def is_axis(node: ast.AST, place: Place) -> bool:
     return name in AXIS and where == AXIS[name] + (not is_method(call))
 
 
+def is_rest(node: ast.AST, place: Place) -> bool:
+    """Whether node is the −1 of a reshape, which may be any negative number."""
+    calls = (getattr(p, "func", None) for p in place.parents[-2:])
+    return number(node) == -1 and "reshape" in map(name_of, calls)
+
+
 @operator
 def axis(node, place):
     if is_number(node, place, int) and is_axis(node, place):
@@ -154,7 +160,7 @@ def axis(node, place):
 
 @operator
 def off_by_one(node, place):
-    if is_number(node, place, int) and not is_axis(node, place):
+    if is_number(node, place, int) and not is_axis(node, place) and not is_rest(node, place):
         n = number(node)
         yield from map(literal, (n + 1, n - 1) if abs(n) < 100 else (n // 2,))
     if isinstance(node, ast.Slice):

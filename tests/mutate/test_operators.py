@@ -43,7 +43,8 @@ CASES = {  # operator, code → what becomes of it
     ("off_by_one", "x[1:]"): {"2:", "0:"},
     ("off_by_one", "x[a:b]"): {"x[a + 1:b]", "x[a:b - 1]"},
     ("off_by_one", "range(n)"): {"range(n - 1)"},
-    ("off_by_one", "x.reshape(-1)"): {"x.reshape(0)", "x.reshape(-2)"},
+    ("off_by_one", "x.reshape(2, -1)"): {"x.reshape(3, -1)", "x.reshape(1, -1)"},
+    ("off_by_one", "x.reshape((2, -1))"): {"(3, -1)", "(1, -1)"},
     ("off_by_one", "x.sum(-1)"): set(),
     ("off_by_one", "y = 1024"): {"512"},
     ("constant", "0.5 * a"): {"1.0 * a"},
@@ -94,6 +95,7 @@ UNTOUCHED = [
     "def __repr__(self):\n    return 1 + 1",
     "__all__ = [1 + 1]",
     "f(strict=True, copy=False)",
+    "row_blocks(xp, n, 2 * d)",
 ]
 
 

@@ -402,3 +402,10 @@ def test_a_step_reads_the_device_once_for_each_moe_layer_and_once_for_all_else()
             assert there[name] == pytest.approx(here[name], rel=1e-4), name
     assert backend.device_of(device.optimiser.m[0]).name == "standin"
     assert device.evaluate() == pytest.approx(host.evaluate(), rel=1e-4)
+
+
+def test_a_new_trainer_has_done_nothing_yet():
+    trainer = tiny.trainer()
+    assert (trainer.done, trainer.tokens, trainer.seconds) == (0, 0, 0.0)
+    seconds = [trainer.step()["seconds"] for _ in range(3)]
+    assert 0 < seconds[0] <= seconds[1] <= seconds[2] == round(trainer.seconds, 3)
