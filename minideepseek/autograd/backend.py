@@ -217,9 +217,9 @@ def keep_memory() -> bool:
     """Ask the C library to keep freed memory for later arrays; whether it understood (glibc does).
 
     By default it returns large arrays to the system when they are freed, and a training step, whose
-    arrays are those of the step before, gets every page anew: 17,000 to 24,000 page faults a step
-    of the preset `small`, a tenth of its time. The peak stays what it is. A setting of the whole
-    process: the command line makes it, the library never does by itself.
+    arrays are those of the step before, gets its pages anew: 7,700 page faults a step of the preset
+    `small`, a tenth of its time (`python -m demos.block_sizes`). The peak stays what it is. A
+    setting of the whole process: the command line makes it, the library never does by itself.
     """
     import ctypes
 
