@@ -183,5 +183,3 @@ def readme_html(links: Links) -> str:
             if not kept:
                 child.type, child.tag, child.content, child.nesting = "text", "", "", 0
     return str(parser.renderer.render(tokens, parser.options, {}))
-
-

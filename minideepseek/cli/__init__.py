@@ -35,9 +35,9 @@ from minideepseek.cli.machine import complain, out_of_memory
 from minideepseek.cli.notices import plain_warnings
 from minideepseek.errors import DivergedError, GateError, MiniDeepSeekError
 
-for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"):
-    if "numpy" not in sys.modules:
-        os.environ[_name] = "1"
+if "numpy" not in sys.modules:
+    for _name in ("OPENBLAS_NUM", "OMP_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM"):
+        os.environ[f"{_name}_THREADS"] = "1"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

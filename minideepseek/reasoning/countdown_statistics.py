@@ -90,4 +90,3 @@ def search_statistics(completions: Sequence[Completion]) -> dict[str, float]:
         **shares,
         "given_up": given_up / answers if answers else math.nan,
     }
-

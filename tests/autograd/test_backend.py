@@ -105,7 +105,9 @@ def test_kept_memory_is_not_asked_for_again():
     def faults(how):
         command = [sys.executable, "-c", KEPT, how]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, encoding="utf-8", check=True
+        )
         return done.stdout.split()
 
     assert faults("kept")[0] == "True"

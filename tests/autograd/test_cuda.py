@@ -23,7 +23,7 @@ def run(*arguments, wrong="", **environment):
     kept = {k: v for k, v in os.environ.items() if k != "MINIDEEPSEEK_DEVICE"}
     return subprocess.run(
         [sys.executable, "-W", "error", *arguments], env=kept | settings | environment,
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, encoding="utf-8", timeout=60,
     )  # fmt: skip
 
 

@@ -180,5 +180,3 @@ def absorbed(draw):
     rank = m.c_KV.shape[1]
     close(m.k[:, 0, :rank] @ m.q[m.t, m.i, :rank], said)
     close([q_C @ (m.W_UK_i @ c) for c in m.c_KV], said)
-
-

@@ -312,4 +312,3 @@ def _results(result: Any) -> Any:
     if type(result) is tuple:
         return tuple(wrap(item) for item in result)
     return wrap(result)
-
