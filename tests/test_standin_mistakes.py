@@ -29,7 +29,7 @@ def run_tests(folder, *names):
     """Run tests of the copy; the exit code and what was printed."""
     done = subprocess.run(
         [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *names],
-        cwd=folder, capture_output=True, text=True, timeout=120,
+        cwd=folder, capture_output=True, encoding="utf-8", timeout=120,
         env=os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
     )  # fmt: skip
     return done.returncode, done.stdout

@@ -98,7 +98,7 @@ def _start(job: Job, work: Callable[[Job, Path], Any], scratch: Path, root: Path
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.RLIM_INFINITY))
         _watch_for_idleness()
         value = work(job, scratch)
-        (scratch / "answer").write_text(json.dumps(value))
+        (scratch / "answer").write_text(json.dumps(value), "utf-8")
         status = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -112,8 +112,8 @@ def _answer(scratch: Path, status: int, usage: Any) -> Answer:
     killed = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     value = None
     if not killed and (scratch / "answer").exists():
-        value = json.loads((scratch / "answer").read_text())
-    output = (scratch / "output").read_text(errors="replace")[-4000:]
+        value = json.loads((scratch / "answer").read_text("utf-8"))
+    output = (scratch / "output").read_text("utf-8", errors="replace")[-4000:]
     shutil.rmtree(scratch, ignore_errors=True)
     return Answer(value, killed, usage.ru_utime + usage.ru_stime, output)
 

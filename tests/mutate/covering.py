@@ -142,7 +142,7 @@ def test_files(root: Path, package: str) -> Iterator[str]:
         if not str(path.relative_to(root)).startswith(NOT_COVERING):
             yield str(path.relative_to(root))
     for path in sorted((root / package).rglob("*.py")):
-        if ">>>" in path.read_text():
+        if ">>>" in path.read_text("utf-8"):
             yield str(path.relative_to(root))
 
 
@@ -170,7 +170,7 @@ def collect(root: Path, package: str, targets: list[str], folder: Path, processe
               f"{name} took {answer.cpu:.1f} s", flush=True)  # fmt: skip
     tests = []
     for path in kept.values():
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text("utf-8"))
         for name in found["failed"]:
             print(f"judges nothing, since it fails under the tracer: {name}", flush=True)
         for name, one in found["tests"].items():
@@ -185,7 +185,7 @@ def _keep(name: str, answer: Answer, path: Path) -> None:
     if answer.value is None or answer.value["status"] not in (0, 1, 5):  # 5: none of this tier
         raise RuntimeError(f"{name} cannot be run:\n{answer.output}")
     partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(answer.value))
+    partial.write_text(json.dumps(answer.value), "utf-8")
     partial.replace(path)
 
 

@@ -24,7 +24,7 @@ class Results:
         self.path, self.covering = path, covering
         self.sources: dict[str, str] = {}
         self.known: dict[tuple[str, str], dict] = {}
-        for line in path.read_text().splitlines() if path.exists() else ():
+        for line in path.read_text("utf-8").splitlines() if path.exists() else ():
             try:
                 entry = json.loads(line)
             except ValueError:  # the last line of a run that was killed while writing it
@@ -45,7 +45,7 @@ class Results:
                  "tests": self._tests(site, verdict), "verdict": asdict(verdict)}  # fmt: skip
         self.known[site.file, site.key] = entry
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
     def _source(self, site: Site) -> str:

@@ -98,7 +98,7 @@ def target_files(root: Path = ROOT, targets: tuple[str, ...] = TARGETS) -> list[
 
 def sites_of(file: str, root: Path = ROOT) -> list[Site]:
     """Every site of a file, from its top to its end."""
-    source = (root / file).read_text()
+    source = (root / file).read_text("utf-8")
     lines = source.splitlines()
     found, alike = [], defaultdict(int)
     for node, place, way in _walk(ast.parse(source)):
@@ -124,7 +124,7 @@ def node_line(node: ast.AST, place: Place) -> int:
 def mutant(site: Site, root: Path = ROOT) -> CodeType:
     """The module's code with the site's mistake in it; lines keep their numbers."""
     path = root / site.file
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text("utf-8"))
     node, place = next((n, p) for n, p, way in _walk(tree) if way == site.way)
     new = copy.deepcopy(list(replacements(node, place))[site.choice][1])
     line = node_line(node, place)
@@ -195,7 +195,7 @@ def _lines(node: ast.AST, place: Place) -> range:
 
 def statement_lines(site: Site, root: Path = ROOT) -> range:
     """The lines of the whole statement that a site stands in, or of its head."""
-    tree, found = ast.parse((root / site.file).read_text()), range(site.line, site.line + 1)
+    tree, found = ast.parse((root / site.file).read_text("utf-8")), range(site.line, site.line + 1)
     node: ast.AST = tree
     for field, index in site.way:
         part = getattr(node, field)

@@ -100,7 +100,7 @@ UNTOUCHED = [
 
 
 def planted(tmp_path, code):
-    (tmp_path / "code.py").write_text(code + "\n")
+    (tmp_path / "code.py").write_text(code + "\n", "utf-8")
     return sites.sites_of("code.py", tmp_path)
 
 
@@ -131,7 +131,7 @@ def test_the_mutant_is_the_code_with_one_change(tmp_path):
         assert {n for _, _, n in function.co_lines() if n} <= {1, 2, 3}
         exec(sites.mutant(site, tmp_path), names)
         found[site.change] = names["f"](10), names["LAST"]
-    assert (tmp_path / "code.py").read_text().strip() == code.strip()
+    assert (tmp_path / "code.py").read_text("utf-8").strip() == code.strip()
     assert found == {
         "2 → 3": (7, 1), "2 → 1": (9, 1), "a - b → a + b": (12, 1), "a - b → a": (10, 1),
         "a - b → -b": (-2, 1), "a - b → a - b - b": (6, 1), "a - b → b - a": (-8, 1),
@@ -170,5 +170,5 @@ def test_the_selection_depends_on_names_alone():
 
 def test_real_mutants_compile():
     for site in random.Random(0).sample(REAL, 60):
-        original = ast.parse((sites.ROOT / site.file).read_text())
+        original = ast.parse((sites.ROOT / site.file).read_text("utf-8"))
         assert sites.mutant(site) != compile(original, str(sites.ROOT / site.file), "exec")

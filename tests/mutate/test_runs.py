@@ -90,14 +90,14 @@ if __name__ == "__main__":
 def project(tmp_path):
     for name, text in PROJECT.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(textwrap.dedent(text))
+        (tmp_path / name).write_text(textwrap.dedent(text), "utf-8")
     return tmp_path
 
 
 def run(project, *options, listed=False):
     """(what was printed, the return code)"""
     command = [sys.executable, "-c", SCRIPT, project, "listed" if listed else "open", *options]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
     assert found.returncode in (0, 1) and not found.stderr, found.stderr
     return found.stdout, found.returncode
 
@@ -129,11 +129,13 @@ def test_what_changed_is_run_again_and_nothing_else(project):
     planted = row(output, "all")[0]
     assert f"{planted} mutants, {planted} of them known" in output and row(output, "all")[2] == 0
     test = project / "tests/chapter/test_sums.py"
-    test.write_text(test.read_text().replace("assert pads == [7, 7]", "assert pads"))
+    weak = test.read_text("utf-8").replace("assert pads == [7, 7]", "assert pads")
+    test.write_text(weak, "utf-8")
     output, code = run(project, "--only", "tiny/chapter/sums.py:26")
     assert f"{planted} mutants, 0 of them known" in output and code == 1
     (project / "tests/chapter/test_more.py").write_text(
-        "from tiny.chapter import sums\ndef test_more():\n    assert len(sums.padded(7)) == 2\n"
+        "from tiny.chapter import sums\ndef test_more():\n    assert len(sums.padded(7)) == 2\n",
+        "utf-8",
     )
     output, code = run(project, "--only", "tiny/chapter/sums.py:26")
     assert "0 of them known" not in output and row(output, "all")[2] == 0 and code == 0
@@ -144,8 +146,9 @@ def test_what_changed_is_run_again_and_nothing_else(project):
 def test_a_run_that_was_stopped_goes_on(project):
     run(project, "--only", "tiny/chapter/sums.py:12")
     ledger = project / "runs/mutate/results.jsonl"
-    lines = ledger.read_text().splitlines(keepends=True)
-    ledger.write_text("".join(lines[:2]) + lines[2][:20])  # killed while it wrote the third
+    lines = ledger.read_text("utf-8").splitlines(keepends=True)
+    killed = "".join(lines[:2]) + lines[2][:20]  # while it wrote the third
+    ledger.write_text(killed, "utf-8")
     output, _ = run(project, "--only", "tiny/chapter/sums.py:12")
     assert f"{len(lines)} mutants, 2 of them known" in output
     assert row(output, "all")[1] == len(lines)
@@ -155,7 +158,7 @@ def test_a_run_that_was_stopped_goes_on(project):
 def test_a_source_that_changed_is_tried_anew(project):
     run(project, "--only", "tiny/chapter/sums.py:12")
     source = project / "tiny/chapter/sums.py"
-    source.write_text(source.read_text() + "\n\n# a remark\n")
+    source.write_text(source.read_text("utf-8") + "\n\n# a remark\n", "utf-8")
     output, _ = run(project, "--only", "tiny/chapter/sums.py:12")
     assert ", 0 of them known" in output
 
@@ -173,7 +176,7 @@ def test_nothing_is_written_but_into_its_folder(project):
 def test_of_a_sample_of_the_project_itself_every_mutant_dies(tmp_path):
     """40 of the full run's, or as many fewer as are listed as equivalent."""
     command = [sys.executable, "-m", "tests.mutate", "--sample", "40", "--dir", tmp_path]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=1800)
     assert found.returncode == 0, found.stdout + found.stderr
     planted, killed, survived, equivalent = row(found.stdout, "all")
     assert planted == 40 and survived == 0 and equivalent <= 10

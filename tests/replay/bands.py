@@ -74,4 +74,3 @@ def as_measured() -> bool:
 def _processor() -> str:
     file = Path("/proc/cpuinfo")
     return file.read_text("utf-8") if file.exists() else platform.processor()
-

@@ -90,4 +90,3 @@ def below_zero(values: list[float]) -> list[float]:
 
 def inverse(values: list[float]) -> list[float]:
     return [1 / value for value in values]
-
