@@ -25,6 +25,7 @@ import autograd.numpy as anp  # noqa: E402
 import numpy as np  # noqa: E402
 from autograd import value_and_grad  # noqa: E402
 
+from demos.common import cpu_alone, run  # noqa: E402
 from minideepseek import DeepSeekV3, DeepSeekV3Config  # noqa: E402
 from minideepseek.autograd.backend import keep_memory  # noqa: E402
 from minideepseek.autograd.blocks import set_threads  # noqa: E402
@@ -207,6 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--preset", default="small")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="ours, and those of their BLAS (2)")
+    cpu_alone(parser, "HIPS autograd computes on the CPU")
     options = parser.parse_args(arguments)
     sides = [
         Side(Ours, (options.preset, options.threads)),
@@ -225,4 +227,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -37,7 +37,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, publish, sizes, spread, text_table  # noqa: E402
+from demos.common import chosen, cpu_alone, publish, run, sizes, spread, text_table  # noqa: E402
 from minideepseek import (  # noqa: E402
     DeepSeekAttention,
     DeepSeekV3,
@@ -299,6 +299,7 @@ def body_of(rows: list[dict], scale: Scale, said: list[str], facts: str) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = sizes(__doc__, full="three seeds, longer")
     parser.add_argument("--threads", type=int, default=2)
+    cpu_alone(parser, "decoding is timed by the seconds that one thread works")
     options = parser.parse_args(arguments)
     set_threads(options.threads)
     kind, out = chosen(options, "attention_kinds")
@@ -319,4 +320,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

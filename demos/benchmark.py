@@ -33,6 +33,7 @@ for _name in BLAS:
 
 import numpy as np  # noqa: E402
 
+from demos.common import ON_A_CARD, cpu_alone, run  # noqa: E402
 from minideepseek import AdamW, DeepSeekV3, DeepSeekV3Config, clip_grad_norm  # noqa: E402
 from minideepseek.autograd.backend import keep_memory  # noqa: E402
 from minideepseek.autograd.blocks import set_threads  # noqa: E402
@@ -184,6 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--decode", type=int, default=128, help="new tokens, 0 to skip decoding")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="torch.compile's training step too")
+    cpu_alone(parser, f"it stands beside PyTorch on the CPU; {ON_A_CARD}")
     options = parser.parse_args(arguments)
     config = DeepSeekV3Config.preset(
         options.preset, num_nextn_predict_layers=0, aux_loss_alpha=0.0
@@ -215,4 +217,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -5,13 +5,61 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import statistics
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from minideepseek.autograd import cuda
+from minideepseek.cli.machine import choose_device, complain
+from minideepseek.errors import MiniDeepSeekError
 from minideepseek.model.files import atomic_write
+
+ON_A_CARD = "for a card there is `python -m demos.gpu_benchmark`"
+_device = "cpu"  # of this process
+
+
+def set_device(options: argparse.Namespace) -> str:
+    """Choose --device for this process and for those of `side_by_side`; its name, see `here`."""
+    use(options.device or os.environ.get("MINIDEEPSEEK_DEVICE") or "cpu")
+    return choose_device(options.device)
+
+
+def use(device: str) -> None:
+    """Compute on this device from now on."""
+    global _device
+    _device = device
+
+
+def here() -> str:
+    """The device that was chosen: cpu, if none was."""
+    return _device
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """A demo as a command: what it cannot use and a full card are one sentence and exit code 2."""
+    try:
+        sys.exit(main())
+    except MiniDeepSeekError as error:
+        sys.exit(complain(str(error), 2))
+    except MemoryError as error:
+        sys.exit(complain(cuda.out_of_memory(error, "the sizes, as --quick does"), 2))
+
+
+def cpu_alone(parser: argparse.ArgumentParser, why: str) -> None:
+    """--device for a demo that has no use for a card: cpu, and else one sentence that says why."""
+
+    def only(name: str) -> str:
+        if name != "cpu":
+            raise argparse.ArgumentTypeError(f"got {name}, expected cpu: {why}")
+        return name
+
+    parser.add_argument("--device", type=only, default="cpu", help=f"cpu alone: {why}")
+    if (asked := os.environ.get("MINIDEEPSEEK_DEVICE", "cpu")) != "cpu":
+        print(f"device: cpu, although MINIDEEPSEEK_DEVICE is {asked}: {why}", file=sys.stderr)
 
 
 def sizes(
@@ -29,7 +77,8 @@ def sizes(
 def chosen(options: argparse.Namespace, name: str) -> tuple[str, Path]:
     """The size, "full", "quick" or "default", and the folder, which is made."""
     kind = "full" if options.full else "quick" if options.quick else "default"
-    out = options.out or Path("runs", name, kind)
+    place = kind if here() == "cpu" else f"{kind}-{here().replace(':', '-')}"
+    out = options.out or Path("runs", name, place)
     out.mkdir(parents=True, exist_ok=True)
     return kind, out
 
@@ -45,7 +94,8 @@ def side_by_side(
     if cores == 1:
         yield from (work(*job) for job in jobs)
         return
-    with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(cores, spawn, use, (here(),)) as pool:
         yield from pool.map(work, *zip(*jobs, strict=True))
 
 

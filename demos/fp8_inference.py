@@ -36,7 +36,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, publish, show, side_by_side, sizes  # noqa: E402
+from demos.common import chosen, cpu_alone, publish, run, show, side_by_side, sizes  # noqa: E402
 from minideepseek import DeepSeekV3, DeepSeekV3Config, generate, no_grad, set_threads  # noqa: E402
 from minideepseek.autograd.blocks import serial  # noqa: E402
 from minideepseek.layers.fp8 import recipe  # noqa: E402
@@ -316,6 +316,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = sizes(__doc__, full="three models of 1,000 steps")
     parser.add_argument("--model", help="a model directory of the byte tokenizer")
     parser.add_argument("--threads", type=int, default=2)
+    cpu_alone(parser, "it counts the host's bytes, and times decoding without Tensors")
     options = parser.parse_args(arguments)
     kind, out = chosen(options, "fp8_inference")
     size, began = SIZES[kind], time.perf_counter()
@@ -335,4 +336,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -43,7 +43,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import ml_dtypes  # noqa: E402, F401  gives NumPy the name float8_e4m3fn
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, publish, show, sizes  # noqa: E402
+from demos.common import chosen, cpu_alone, publish, run, show, sizes  # noqa: E402
 from demos.mla_meter import seconds_of  # noqa: E402
 from minideepseek import fp8  # noqa: E402
 from minideepseek.reasoning.report import table  # noqa: E402
@@ -306,6 +306,7 @@ def picture(found: dict[str, Any], facts: str) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = sizes(__doc__, full="every float32, five times as many rounds, more outputs")
+    cpu_alone(parser, "it times the CPU's coding, and looks at float32 bit by bit on the host")
     options = parser.parse_args(arguments)
     kind, out = chosen(options, "fp8_numbers")
     began, scale = time.perf_counter(), SCALES[kind]
@@ -322,4 +323,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -50,7 +50,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, publish, show, side_by_side, sizes  # noqa: E402
+from demos.common import chosen, cpu_alone, publish, run, show, side_by_side, sizes  # noqa: E402
 from demos.fp8_gradients import FACTORS, LOUD, WAYS  # noqa: E402
 from demos.fp8_lab import (  # noqa: E402
     BRANCHES,
@@ -267,6 +267,7 @@ def measured(out: Path, scale: Scale, cores: int) -> tuple[dict[str, Any], Runs,
 def main(arguments: list[str] | None = None) -> None:
     parser = sizes(__doc__, full="five seeds and orders, longer runs")
     parser.add_argument("--cores", type=int, default=2)
+    cpu_alone(parser, "gradients are compared on the host, number by number")
     options = parser.parse_args(arguments)
     kind, out = chosen(options, "fp8_training")
     scale, began = SCALES[kind], time.perf_counter()
@@ -285,4 +286,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -26,6 +26,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
+from demos.common import ON_A_CARD, cpu_alone, run  # noqa: E402
 from minideepseek import DeepSeekV3, DeepSeekV3Config  # noqa: E402
 from minideepseek.autograd.blocks import set_threads  # noqa: E402
 from minideepseek.model.ledger import flops_per_key, flops_per_token  # noqa: E402
@@ -86,6 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="small sizes, one repeat")
+    cpu_alone(parser, f"it times the CPU; {ON_A_CARD}")
     options = parser.parse_args(arguments)
     set_threads(options.threads)
     repeats = 1 if options.quick else options.repeats
@@ -97,4 +99,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

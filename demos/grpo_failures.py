@@ -1,6 +1,6 @@
 r"""Eight ways in which GRPO fails or disappoints, each beside a run that differs in one thing.
 
-    python -m demos.grpo_failures --bluffing --hot-start [--seed 0] [--threads 2]
+    python -m demos.grpo_failures --bluffing --hot-start [--seed 0] [--threads 2] [--device cuda]
     python -m demos.grpo_failures --all
 
     --no-signal      a cold start that never solves anything: no group has a spread
@@ -31,10 +31,12 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
+from demos.common import here, run, set_device  # noqa: E402
 from demos.grpo_lab import QUICK, Lab, Row, gap, mean, percent  # noqa: E402
 from minideepseek import DeepSeekV3  # noqa: E402
 from minideepseek.autograd.blocks import set_threads  # noqa: E402
 from minideepseek.autograd.engine import no_grad, ops  # noqa: E402
+from minideepseek.cli.machine import device_option  # noqa: E402
 from minideepseek.model.checkpoint import from_pretrained  # noqa: E402
 from minideepseek.reasoning import shipped  # noqa: E402
 from minideepseek.reasoning.addition import Addition  # noqa: E402
@@ -151,7 +153,7 @@ def short_window(lab: Lab) -> str:
         sizes = {"steps": steps, "batch_size": tokens // window, "sequence_length": window}
         plan = replace(RECIPE.pretrain, **sizes)
         recipe = replace(RECIPE, pretrain=plan, documents=steps * tokens // 20)
-        trainer = pretrainer(Countdown(), recipe, lab.rng(4), "cpu")
+        trainer = pretrainer(Countdown(), recipe, lab.rng(4), here())
         losses = [trainer.step()["main_loss"] for _ in range(steps)]
         base = without_mtp(trainer.model)
         print(f"  window {window}: the base's loss is {mean(losses[-20:]):.2f}")
@@ -184,7 +186,7 @@ def going_on(lab: Lab, model: DeepSeekV3) -> tuple[list[float], list[float]]:
         rows += [row[: CUTS[-1] + 12]] if len(row) >= CUTS[-1] + 12 else []
     ids = np.stack(rows)
     with no_grad():
-        nats = -ops.token_logprobs(model(ids[:, :-1]), ids[:, 1:]).numpy().mean(0)
+        nats = -ops.token_logprobs(model(ids[:, :-1]), model.check_ids(ids[:, 1:])).numpy().mean(0)
     sampler, broken = GroupSampler(model, task.tokenizer, 4, 24), []
     for cut in CUTS:
         out = sampler.sample(list(ids[:, :cut]), rng).completions(task.tokenizer)
@@ -271,13 +273,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", help="directory of a cold-started model, if not the package's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    device_option(parser)
     options = parser.parse_args(arguments)
+    set_device(options)
     chosen = [f for f in FAILURES if options.all or getattr(options, f.__name__)]
     if not chosen:
         parser.error("got no experiment, expected one or more of them, or --all")
     set_threads(options.threads)
     model = from_pretrained(options.model) if options.model else shipped.cold_started()
-    lab = Lab(model, options.seed, QUICK if options.quick else None)
+    lab = Lab(model.to(here()), options.seed, QUICK if options.quick else None)
     for failure in chosen:
         began = time.perf_counter()
         print(f"\n── {failure.__name__.replace('_', ' ')}: {failure.__doc__}")
@@ -285,4 +289,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

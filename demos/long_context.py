@@ -1,6 +1,6 @@
 r"""From 128 tokens to 512: what YaRN does for a model that has read 128 tokens at a time.
 
-    python -m demos.long_context [--full] [--quick] [--out DIR] [--threads 2]
+    python -m demos.long_context [--full] [--quick] [--out DIR] [--threads 2] [--device cuda]
 
 `mini` without its MTP module is trained on windows of 128 bytes of the standard library's
 docstrings. Its rotated channels have then seen no distance above 127. Rows of the table are ways to
@@ -36,9 +36,10 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, publish, sizes, spread, text_table  # noqa: E402
+from demos.common import chosen, here, publish, run, set_device, sizes, spread, text_table  # noqa: E402
 from minideepseek import DeepSeekV3, DeepSeekV3Config, no_grad, ops  # noqa: E402
 from minideepseek.autograd.blocks import set_threads  # noqa: E402
+from minideepseek.cli.machine import device_option  # noqa: E402
 from minideepseek.model.tokenizer import ByteTokenizer  # noqa: E402
 from minideepseek.reasoning.report import table  # noqa: E402
 from minideepseek.training.corpus import docstring_corpus, prepare_corpus  # noqa: E402
@@ -119,7 +120,7 @@ def config_of(scale: Scale, positions: int, yarn: dict | None = None) -> DeepSee
 
 def extended(model: DeepSeekV3, scale: Scale, yarn: dict | None, positions: int) -> DeepSeekV3:
     """A copy of the weights in a model for so many positions, with YaRN or without."""
-    copy = DeepSeekV3.empty(config_of(scale, positions, yarn))
+    copy = DeepSeekV3.empty(config_of(scale, positions, yarn)).to(model.device)
     copy.load_state_dict(model.state_dict())
     return copy
 
@@ -128,9 +129,10 @@ def bits_of(model: DeepSeekV3, text: np.ndarray, length: int, stride: int) -> np
     """(N,) bits of every token of text (N,), read by windows that slide by stride."""
     bits = []
     for ids, mask in evaluation_windows(text, length, stride):
+        sent = model.check_ids(ids)
         with no_grad():
-            h, _ = model.hidden(ids[:, :-1])
-            bits.append(ops.token_logprobs(model.logits(h), ids[:, 1:]).data[mask])
+            h, _ = model.hidden(sent[:, :-1])
+            bits.append(ops.token_logprobs(model.logits(h), sent[:, 1:]).numpy()[mask])
     return np.concatenate(bits) / -math.log(2)  # windows come in order, so do what counts of them
 
 
@@ -145,7 +147,7 @@ class Study:
 
     def run(self) -> Study:
         scale, long, short = self.scale, self.scale.long, self.scale.length
-        base = DeepSeekV3(config_of(scale, short), self.init)
+        base = DeepSeekV3(config_of(scale, short), self.init).to(here())
         self.fit("training", base, scale.first)
         self.read(SHORT, base, short, short // 2)
         for name, yarn in BEFORE.items():
@@ -238,7 +240,9 @@ def picture(seeds: list[Study], said: list[str], facts: str) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = sizes(__doc__, full="three seeds")
     parser.add_argument("--threads", type=int, default=2)
+    device_option(parser)
     options = parser.parse_args(arguments)
+    set_device(options)
     set_threads(options.threads)
     kind, out = chosen(options, "long_context")
     scale = {"full": FULL, "quick": QUICK, "default": DEFAULT}[kind]
@@ -261,4 +265,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

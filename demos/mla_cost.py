@@ -38,7 +38,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, publish, show, sizes  # noqa: E402
+from demos.common import chosen, cpu_alone, publish, run, show, sizes  # noqa: E402
 from demos.mla_meter import COPIED, FITTED, KINDS, PRODUCTS, RUNS, measure  # noqa: E402
 from minideepseek import DeepSeekV3Config  # noqa: E402
 from minideepseek.model.ledger import cache_elements  # noqa: E402
@@ -155,6 +155,7 @@ def picture(found: dict[str, Any], facts: str) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = sizes(__doc__, full="five times as many rounds", quick="short contexts: does it run?")
+    cpu_alone(parser, "it counts the bytes that the CPU reads, and times one thread")
     options = parser.parse_args(arguments)
     kind, out = chosen(options, "mla_cost")
     began = time.perf_counter()
@@ -172,4 +173,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,6 @@
 r"""How to balance experts: nothing, a loss, or a bias that moves; side by side on the same run.
 
-    python -m demos.moe_balance [--full] [--quick] [--out DIR] [--cores 2]
+    python -m demos.moe_balance [--full] [--quick] [--out DIR] [--cores 2] [--device cuda]
 
 A small DeepSeek-V3 (moe_lab.py: two MoE layers of 16 experts, a token uses 4) learns the standard
 library's docstrings 12 times from the same weights with the same batches; only the balance differs:
@@ -41,7 +41,17 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, publish, side_by_side, sizes, spread, text_table  # noqa: E402
+from demos.common import (  # noqa: E402
+    chosen,
+    here,
+    publish,
+    run,
+    set_device,
+    side_by_side,
+    sizes,
+    spread,
+    text_table,
+)
 from demos.moe_lab import (  # noqa: E402
     DEFAULT,
     FULL,
@@ -57,7 +67,9 @@ from demos.moe_lab import (  # noqa: E402
     small_config,
     train,
 )
+from minideepseek.autograd.backend import like  # noqa: E402
 from minideepseek.autograd.engine import Tensor  # noqa: E402
+from minideepseek.cli.machine import device_option  # noqa: E402
 from minideepseek.layers.module import Init  # noqa: E402
 from minideepseek.layers.moe import (  # noqa: E402
     DeepSeekMoE,
@@ -101,7 +113,7 @@ def falling(bias: Any, counts: list[int], share: float) -> None:
 
 def proportional(bias: Any, counts: list[int], share: float) -> None:
     n = np.array(counts)
-    bias += (1e-2 * (n.mean() - n) / n.mean()).astype(bias.dtype)
+    bias += like((1e-2 * (n.mean() - n) / n.mean()).astype(bias.dtype), bias)
 
 
 @dataclass(frozen=True)
@@ -152,7 +164,7 @@ def make_model(arm: Arm, seed: int) -> DeepSeekV3:
         gate = arm.router(model.config, Init(None, 0.0))
         gate.weight = layer.mlp.gate.weight
         layer.mlp.gate = gate
-    return model
+    return model.to(here())
 
 
 def run_arm(name: str, scale: Scale, seed: int) -> dict[str, Any]:
@@ -278,7 +290,9 @@ def body(seeds: Results, head: list[str], rows: list[list[str]], said: list[str]
 def main(arguments: list[str] | None = None) -> None:
     parser = sizes(__doc__, full="three seeds")
     parser.add_argument("--cores", type=int, default=2)
+    device_option(parser)
     options = parser.parse_args(arguments)
+    set_device(options)
     kind, out = chosen(options, "moe_balance")
     scale = {"full": FULL, "quick": QUICK, "default": DEFAULT}[kind]
     began, text = time.perf_counter(), read_text(scale)
@@ -306,4 +320,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -39,7 +39,17 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, publish, side_by_side, sizes, spread, text_table  # noqa: E402
+from demos.common import (  # noqa: E402
+    ON_A_CARD,
+    chosen,
+    cpu_alone,
+    publish,
+    run,
+    side_by_side,
+    sizes,
+    spread,
+    text_table,
+)
 from demos.moe_lab import (  # noqa: E402
     DEFAULT,
     FULL,
@@ -244,6 +254,7 @@ def body(
 def main(arguments: list[str] | None = None) -> None:
     parser = sizes(__doc__, full="three seeds")
     parser.add_argument("--cores", type=int, default=2)
+    cpu_alone(parser, f"the experts' work is timed on the CPU; {ON_A_CARD}")
     options = parser.parse_args(arguments)
     kind, out = chosen(options, "moe_benchmark")
     scale = {"full": replace(FULL, steps=1000), "quick": QUICK, "default": DEFAULT}[kind]
@@ -281,4 +292,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

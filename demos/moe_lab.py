@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from minideepseek.autograd.backend import like, to_host
 from minideepseek.autograd.engine import Tensor, no_grad, ops
 from minideepseek.layers.moe import Routing, max_violation
 from minideepseek.model.config import DeepSeekV3Config
@@ -124,18 +125,19 @@ def judge(model: DeepSeekV3, text: Text, scale: Scale) -> dict[str, Any]:
     nats, count = 0.0, 0
     tables: list[np.ndarray] = []
     for ids, mask in evaluation_windows(text.held_out, scale.length, scale.length):
+        sent = model.check_ids(ids)
         with no_grad():
-            h, routings = model.hidden(model.check_ids(ids[:, :-1]))
-            weights = mask.astype(h.dtype)
+            h, routings = model.hidden(sent[:, :-1])
+            weights = like(mask, sent).astype(h.dtype)
             loss = ops.softmax_cross_entropy(
-                model.logits(h), ids[:, 1:], weights, denominator=1.0
+                model.logits(h), sent[:, 1:], weights, denominator=1.0
             )
         nats, count = nats + loss.item(), count + int(mask.sum())
         read = ids[:, :-1][mask]  # the tokens whose next ones count, each once
         for i, routing in enumerate(routings):
             if i == len(tables):
                 tables.append(np.zeros((VOCABULARY, len(routing.counts)), np.int64))
-            chosen = routing.indices.reshape(*mask.shape, -1)[mask]  # (n, k)
+            chosen = to_host(routing.indices).reshape(*mask.shape, -1)[mask]  # (n, k)
             np.add.at(tables[i], (read[:, None], chosen), 1)
     found = {"bits_per_byte": nats / count / np.log(2)}
     found |= worst([table.sum(0).tolist() for table in tables])

@@ -38,7 +38,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, publish, side_by_side, sizes, spread, text_table  # noqa: E402
+from demos.common import chosen, cpu_alone, publish, run, side_by_side, sizes, spread, text_table  # noqa: E402
 from minideepseek.model.config import DeepSeekV3Config  # noqa: E402
 from minideepseek.model.files import atomic_write  # noqa: E402
 from minideepseek.model.tokenizer import ByteTokenizer  # noqa: E402
@@ -205,6 +205,7 @@ def chart(seeds: list[dict[str, Found]]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = sizes(__doc__, full="three seeds of `mini`")
     parser.add_argument("--cores", type=int, default=2)
+    cpu_alone(parser, "one arm trains for as many seconds of the CPU as another")
     options = parser.parse_args(arguments)
     kind, out = chosen(options, "mtp_effect")
     scale = {"full": FULL, "quick": QUICK, "default": Scale()}[kind]
@@ -229,4 +230,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -21,6 +21,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
+from demos.common import cpu_alone, run  # noqa: E402
 from minideepseek import DeepSeekV3, MiniDeepSeekError, generate, no_grad  # noqa: E402
 from minideepseek.model.tokenizer import load_tokenizer  # noqa: E402
 
@@ -73,6 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("directory", nargs="?", type=Path)
     parser.add_argument("--prompt", default="Return a list of the ")
     parser.add_argument("--new", type=int, default=100, help="tokens to write (100)")
+    cpu_alone(parser, "transformers reads the directory on the CPU")
     options = parser.parse_args(arguments)
     try:
         import torch  # noqa: F401
@@ -99,4 +101,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

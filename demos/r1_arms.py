@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from demos.common import here
 from minideepseek.errors import DivergedError, InputError
 from minideepseek.model.checkpoint import from_pretrained
 from minideepseek.model.ledger import flops_per_token
@@ -217,10 +218,10 @@ class Arms:
             return self._pretrained("base", self.scale.base)
         if getattr(load_tokenizer(self.given), "tokens", ()) != self.task.tokenizer.tokens:
             raise InputError(f"--base: {self.given} has other words than {self.task.name}")
-        return Trained(without_mtp(from_pretrained(self.given)))
+        return Trained(without_mtp(from_pretrained(self.given).to(here())))
 
     def _pretrained(self, name: str, recipe: Recipe) -> Trained:
-        trainer = pretrainer(self.task, recipe, self._rng("pre-training"), "cpu")
+        trainer = pretrainer(self.task, recipe, self._rng("pre-training"), here())
         self.stages.run(name, trainer, {"main_loss": "loss"})
         print(f"{name}: pre-trained in {trainer.seconds:.0f} seconds")
         for gate in base_gates(trainer.model, self.task):

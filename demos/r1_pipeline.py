@@ -42,9 +42,10 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, sizes, spread, text_table  # noqa: E402
+from demos.common import chosen, run, set_device, sizes, spread, text_table  # noqa: E402
 from demos.r1_arms import DEFAULT, FULL, QUICK, SAMPLES, Arms  # noqa: E402
 from minideepseek.autograd.blocks import set_threads  # noqa: E402
+from minideepseek.cli.machine import device_option  # noqa: E402
 from minideepseek.errors import MiniDeepSeekError  # noqa: E402
 from minideepseek.model.files import atomic_write  # noqa: E402
 from minideepseek.reasoning.report import table  # noqa: E402
@@ -157,7 +158,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = sizes(__doc__, full="three seeds, longer stages")
     parser.add_argument("--base", help="directory of a pre-trained reason model")
     parser.add_argument("--threads", type=int, default=2)
+    device_option(parser)
     options = parser.parse_args(arguments)
+    set_device(options)
     set_threads(options.threads)
     kind, out = chosen(options, "r1_pipeline")
     scale = {"full": FULL, "quick": QUICK, "default": DEFAULT}[kind]
@@ -183,4 +186,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -26,7 +26,9 @@ from typing import Any
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
+from demos import common  # noqa: E402
 from minideepseek.autograd.blocks import set_threads  # noqa: E402
+from minideepseek.cli.machine import device_option  # noqa: E402
 from minideepseek.errors import MiniDeepSeekError  # noqa: E402
 from minideepseek.model.files import atomic_write  # noqa: E402
 from minideepseek.reasoning.journey import ReasoningJob, run  # noqa: E402
@@ -47,14 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of 0 (--full: 0 to 4)")
     parser.add_argument("--out", type=Path, default=Path("runs/reasoning-seeds"))
     parser.add_argument("--threads", type=int, default=2)
+    device_option(parser)
     options = parser.parse_args(arguments)
+    device = common.set_device(options)
     set_threads(options.threads)
     seeds = options.seeds or (range(5) if options.full else [0])
     records: dict[int, ReasoningRecord] = {}
     for seed in seeds:
         began = time.perf_counter()
         try:
-            record = run(ReasoningJob(options.out / f"seed-{seed}", seed, options.quick), print)
+            folder = options.out / f"seed-{seed}"
+            record = run(ReasoningJob(folder, seed, options.quick, device), print)
         except MiniDeepSeekError as error:
             parser.exit(1, f"seed {seed}: {error}\n")
         if record is None:
@@ -108,4 +113,4 @@ def chart(records: dict[int, ReasoningRecord]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    common.run(main)

@@ -28,8 +28,11 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
+from demos.common import here, run, set_device  # noqa: E402
+from minideepseek.autograd.backend import to_host  # noqa: E402
 from minideepseek.autograd.blocks import set_threads  # noqa: E402
 from minideepseek.autograd.engine import no_grad  # noqa: E402
+from minideepseek.cli.machine import device_option  # noqa: E402
 from minideepseek.layers.moe import update_bias  # noqa: E402
 from minideepseek.model.config import DeepSeekV3Config  # noqa: E402
 from minideepseek.model.files import atomic_write  # noqa: E402
@@ -94,8 +97,9 @@ def experts_of(model: DeepSeekV3, ids: np.ndarray) -> str:
     """The expert of the last main layer with the largest gate, a digit for each byte."""
     with no_grad():
         routing = model.hidden(model.check_ids(ids[None]))[1][-1]
-    gates = np.take_along_axis(routing.scores.data, routing.indices, 1)
-    return "".join(str(i) for i in routing.indices[np.arange(len(gates)), gates.argmax(1)])
+    scores, indices = (to_host(array) for array in (routing.scores.data, routing.indices))
+    gates = np.take_along_axis(scores, indices, 1)
+    return "".join(str(i) for i in indices[np.arange(len(gates)), gates.argmax(1)])
 
 
 def bits_per_byte(model: DeepSeekV3, held_out: np.ndarray) -> float:
@@ -111,7 +115,7 @@ def language(names: list[str], quick: bool) -> Iterator[tuple[str, dict[str, Any
     long = [text for text in ascii_only if len(text) > 1500]
     shown, asked = long[1][:SHOWN].rsplit(" ", 1)[0], long[2][:PROMPT]
     steps = STEPS[:4] if quick else STEPS
-    model, frames = DeepSeekV3(small_config(), np.random.default_rng(0)), []
+    model, frames = DeepSeekV3(small_config(), np.random.default_rng(0)).to(here()), []
     for step in learning(model, train, steps[-1]):
         if step in steps:
             bits = bits_per_byte(model, held_out)
@@ -173,7 +177,7 @@ def drafted(model: DeepSeekV3, ids: np.ndarray, count: int) -> list[dict[str, An
 
 def thoughts(quick: bool) -> dict[str, Any]:
     """Held-out problems, answered after each step of GRPO; they are spread over all of them."""
-    task, model, steps = Countdown(), cold_started(), 2 if quick else GRPO_STEPS
+    task, model, steps = Countdown(), cold_started().to(here()), 2 if quick else GRPO_STEPS
     held_out, frames = task.held_out_problems(), list[dict[str, Any]]()
     problems = held_out[:: len(held_out) // PROBLEMS][:PROBLEMS]
     trainer = GRPOTrainer(model, task, GRPOPlan(steps=steps))
@@ -198,7 +202,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="a few steps: does it run?")
     parser.add_argument("--out", type=Path, default=RECORDS)
+    device_option(parser)
     options = parser.parse_args(arguments)
+    set_device(options)
     set_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     names = options.names or list(parts)
@@ -218,4 +224,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -35,6 +35,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 
 from demos.benchmark import Theirs  # noqa: E402
+from demos.common import cpu_alone, run  # noqa: E402
 from minideepseek import DeepSeekV3  # noqa: E402
 from minideepseek.autograd.blocks import set_threads  # noqa: E402
 from minideepseek.model.checkpoint import from_pretrained  # noqa: E402
@@ -171,6 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="2 × 4 answers, one repeat")
+    cpu_alone(parser, "it stands beside PyTorch on the CPU")
     options = parser.parse_args(arguments)
     set_threads(options.threads)
     model = without_mtp(from_pretrained(options.model) if options.model else shipped.cold_started())
@@ -204,4 +206,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -42,7 +42,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from demos.common import chosen, publish, sizes, text_table  # noqa: E402
+from demos.common import chosen, cpu_alone, publish, run, sizes, text_table  # noqa: E402
 from demos.speculative_lab import (  # noqa: E402
     KEY,
     PROMPT,
@@ -267,6 +267,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = sizes(__doc__, full="1,000 steps, more prompts, larger sizes")
     parser.add_argument("--model", type=Path, help="a byte model with its MTP module")
     parser.add_argument("--threads", type=int, default=2)
+    cpu_alone(parser, "tokens are counted per second of the CPU")
     options = parser.parse_args(arguments)
     set_threads(options.threads)
     kind, out = chosen(options, "speculative")
@@ -302,4 +303,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

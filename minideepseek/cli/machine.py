@@ -39,9 +39,9 @@ def machine_options(parser: argparse.ArgumentParser) -> None:
     device_option(parser)
 
 
-def device_option(parser: argparse.ArgumentParser) -> None:
+def device_option(parser: argparse.ArgumentParser, default: str = "cpu") -> None:
     """--device alone."""
-    where = "cpu, cuda, or cuda:1 for a second card (default: MINIDEEPSEEK_DEVICE, else cpu)"
+    where = f"cpu, cuda, or cuda:1 for a second card (default: MINIDEEPSEEK_DEVICE, else {default})"
     parser.add_argument("--device", help=where)
 
 

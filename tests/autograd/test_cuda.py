@@ -16,14 +16,14 @@ WHEELS = "install minideepseek[cuda12] or minideepseek[cuda13], whichever CUDA `
 THINK = ["-m", "minideepseek", "think", "9 8 5 3 > 13"]
 
 
-def run(*arguments, wrong="", **environment):
+def run(*arguments, wrong="", timeout=60, **environment):
     """A finished process that finds the fake cupy with that one thing wrong."""
     paths = [str(ROOT / "tests/standin/fake"), str(ROOT)]
     settings = {"PYTHONPATH": os.pathsep.join(paths), "FAKE_CUPY": wrong}
     kept = {k: v for k, v in os.environ.items() if k != "MINIDEEPSEEK_DEVICE"}
     return subprocess.run(
         [sys.executable, "-W", "error", *arguments], env=kept | settings | environment,
-        capture_output=True, encoding="utf-8", timeout=60,
+        capture_output=True, encoding="utf-8", timeout=timeout,
     )  # fmt: skip
 
 
