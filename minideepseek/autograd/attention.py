@@ -190,6 +190,6 @@ def _tiles(xp, q: Array, k: Array, group: int) -> tuple[list[tuple[slice, slice]
     heads = row_blocks(xp, h_kv, one, SCORES_BYTES)
     wide = heads[0].stop if heads else 1
     rows = row_blocks(xp, batch, one * wide, SCORES_BYTES)
-    if t == 1 and len(rows) == 1 and batch * k[0].nbytes > KEYS_BYTES:  # many rows, short calls
+    if t == 1 and batch > 1 and len(rows) == 1 and k.nbytes > KEYS_BYTES:  # many rows, short calls
         rows = [slice(0, batch // 2), slice(batch // 2, batch)]
     return [(r, h) for r in rows for h in heads], step

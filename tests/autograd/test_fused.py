@@ -32,14 +32,16 @@ FUSED = sorted(name for name in vars(reference) if name in PRIMITIVES)
 ANY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
-@pytest.fixture(params=["whole", "tiny"])
+@pytest.fixture(params=["whole", "tiny", "halves"])
 def blocks(request, monkeypatch):
-    """Blocks as they are, and blocks of a row or two, tiles of two queries."""
+    """Blocks as they are; of a row or two, tiles of two queries; one token's rows in two halves."""
     if request.param == "tiny":
         monkeypatch.setattr(blocks_module, "BLOCK_BYTES", 200)
         monkeypatch.setattr(blocks_module, "SUM_BYTES", 100)
         monkeypatch.setattr(attention_module, "TILE", 2)
         monkeypatch.setattr(attention_module, "SCORES_BYTES", 100)
+    elif request.param == "halves":
+        monkeypatch.setattr(attention_module, "KEYS_BYTES", 0)
 
 
 def outcome(function, arrays, options, u):
