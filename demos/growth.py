@@ -28,6 +28,7 @@ import numpy as np  # noqa: E402
 
 from demos.common import ON_A_CARD, cpu_alone, run  # noqa: E402
 from minideepseek import DeepSeekV3, DeepSeekV3Config  # noqa: E402
+from minideepseek.autograd.backend import keep_memory  # noqa: E402
 from minideepseek.autograd.blocks import set_threads  # noqa: E402
 from minideepseek.model.ledger import flops_per_key, flops_per_token  # noqa: E402
 
@@ -89,6 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, one repeat")
     cpu_alone(parser, f"it times the CPU; {ON_A_CARD}")
     options = parser.parse_args(arguments)
+    keep_memory()
     set_threads(options.threads)
     repeats = 1 if options.quick else options.repeats
     with_tokens([4, 8] if options.quick else [4, 8, 16, 32, 64], repeats)

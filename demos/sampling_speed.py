@@ -22,10 +22,12 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -72,8 +74,10 @@ def prompts_of(task: Countdown, count: int) -> list[np.ndarray]:
 
 def their_works(model: DeepSeekV3, plan: GRPOPlan, threads: int) -> dict[str, Work]:
     """The same by transformers; ImportError where it is not installed."""
-    theirs, task = Theirs(model, threads), Countdown()
-    torch, network, words = theirs.torch, theirs.model, task.tokenizer
+    with tempfile.TemporaryDirectory() as name:
+        model.save_pretrained(Path(name, "model"))
+        theirs, task = Theirs(Path(name, "model"), threads), Countdown()
+    torch, network, words = theirs.torch, theirs.module, task.tokenizer
     prompts = np.stack(prompts_of(task, plan.prompts_per_step)).repeat(plan.group_size, 0)
     ids, limit, end = torch.from_numpy(prompts), task.max_new_tokens, words.eos_token_id
     torch.manual_seed(0)
