@@ -97,7 +97,7 @@ def replayed(
         except Missing as error:
             stale.append(entry.name)
             yield entry.name, STALE, str(error)
-    if options.record and not options.only:
+    if options.record and entries == by_command()[name]:
         ledger.record(name, found, sorted(set(stale)))
 
 

@@ -278,6 +278,11 @@ def test_a_replay_is_recorded_and_listed(small, capsys):
     assert "last replayed 2026-01-02 at abc" in capsys.readouterr().out
 
 
+def test_a_part_of_a_commands_entries_is_not_its_record(small):
+    assert replay.main(["--only", "bytes", "--record"]) == 0 and ledger.last() == {}
+    assert replay.main(["--only", "info", "--record"]) == 0 and set(ledger.last()) == {"info"}
+
+
 def test_an_output_is_kept_and_read(tmp_path):
     found = commands.run("lines", tmp_path)
     assert re.match(r"\s*\d+ demos/microdeepseek.py", found["output"])
