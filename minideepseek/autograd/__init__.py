@@ -8,6 +8,7 @@ Read in this order:
     tensor       an array and its place on the tape; Parameters
     debug        what MINIDEEPSEEK_DEBUG=1 checks
     primitives   the elementary ones: + × @ exp sum reshape take …
+    kernels      CUDA for the few formulas that are worth it on a GPU
     products     matrix products by blocks, for the threads to share
     fused        linear, rms_norm, swiglu, rope, cross-entropy in one walk over memory
     attention    causal attention that never holds a T × S matrix

@@ -25,6 +25,8 @@ from minideepseek.autograd.backend import Array, xp_of
 from minideepseek.autograd.blocks import parallel_for, row_blocks
 from minideepseek.autograd.engine import primitive
 from minideepseek.autograd.fused import silu_parts, silu_slope
+from minideepseek.autograd.kernels import gather_sum as gather_sum_kernel
+from minideepseek.autograd.kernels import rules, wanted
 
 
 @primitive
@@ -35,7 +37,10 @@ def expert_mlp(x, gate_up, down, weights, indices, *, counts):
     nowhere: its y is 0. counts: how many pairs each expert has, E Python integers.
     """
     xp, m = xp_of(x, gate_up, down, weights, indices), down.shape[-1]
-    token, place, jobs, gates = sorted_pairs(weights, indices, counts)
+    pairs = sorted_pairs(weights, indices, counts)
+    if wanted(x, gate_up, down, weights):
+        return rules.expert_mlp(x, gate_up, down, indices, pairs)
+    token, place, jobs, gates = pairs
     h = xp.empty((token.size, 2 * m), x.dtype)
     results = xp.empty((token.size, x.shape[1]), x.dtype)
 
@@ -113,6 +118,8 @@ def gather_sum(rows: Array, place: Array, indices: Array) -> Array:
     rows (P, d), place and indices (N, K) → (N, d).
     """
     xp, (n, k), d = xp_of(rows, place), place.shape, rows.shape[1]
+    if wanted(rows):
+        return gather_sum_kernel(rows, place, indices)
     y = xp.zeros((n, d), rows.dtype)
     if rows.shape[0] == 0:
         return y

@@ -21,6 +21,7 @@ import math
 from minideepseek.autograd.backend import Array, xp_of
 from minideepseek.autograd.blocks import parallel_for, partial_sums, row_blocks, sum_rows
 from minideepseek.autograd.engine import primitive
+from minideepseek.autograd.kernels import rules, wanted
 from minideepseek.autograd.products import matmul_both, matmul_rows
 from minideepseek.errors import InputError
 
@@ -56,6 +57,8 @@ def rms_norm(x, weight, *, eps):
 
     With r = 1/√(mean(x²) + ε) and x̂ = r x:   dw = Σ g x̂,   dx = r (gw − x̂ mean(gw x̂)).
     """
+    if wanted(x, weight):
+        return rules.rms_norm(x, weight, eps)
     xp, x2 = xp_of(x, weight), rows_of(x)
     rows, d = x2.shape
     y, r = xp.empty(x.shape, x.dtype), xp.empty((rows, 1), x.dtype)
@@ -115,6 +118,8 @@ def swiglu(gate, up):
 
     d up = g silu(gate),   d gate = g up (σ + gate σ (1 − σ));  σ is computed anew in backward.
     """
+    if wanted(gate, up):
+        return rules.swiglu(gate, up)
     xp, gate2, up2 = xp_of(gate, up), rows_of(gate), rows_of(up)
     rows, d = gate2.shape
     blocks = row_blocks(xp, rows, 5 * d * gate.itemsize)

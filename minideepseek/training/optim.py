@@ -28,6 +28,7 @@ from typing import Any
 from minideepseek.autograd.backend import Array, xp_of
 from minideepseek.autograd.blocks import parallel_for, row_blocks
 from minideepseek.autograd.engine import Parameter
+from minideepseek.autograd.kernels import adamw, wanted
 from minideepseek.errors import InputError
 
 BLOCK = 1 << 17  # elements: p, g, m, v and a scratch of float32 together fill about 2.5 MiB
@@ -89,6 +90,12 @@ class AdamW:
         # η m̂/(√v̂ + ε) = η′ m/(√v + ε′): both corrections as two numbers, not two arrays
         root = math.sqrt(1 - b2**t)
         rate, eps = self.lr * root / (1 - b1**t), self.eps * root
+        held = [(p, i) for i, p in enumerate(self.parameters) if p.grad is not None]
+        if wanted(*(a for p, _ in held for a in (p.data, p.grad))):
+            rows = [
+                (p.data, p.grad, self.m[i], self.v[i], 1 - self.lr * self.decay[i]) for p, i in held
+            ]
+            return adamw(rows, b1, b2, rate, eps)
 
         def update(job: tuple[int, slice]) -> None:
             i, s = job

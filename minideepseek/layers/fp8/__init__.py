@@ -9,6 +9,8 @@ decide everything: which 256, and in units of what? In this order:
     recipe          which tile for which product of which layer
     linear          a linear layer in FP8, to train and to serve
     experts         the routed experts in FP8
+    kernels         a tile quantised in one launch, on a GPU
+    hopper          the product itself in FP8, on a GPU that can (cublaslt: by which calls)
 
 `encode`, `decode`, `quantize` and `dequantize` can be called as `minideepseek.fp8.encode` … .
 Numbers come back as float32. Arrays of any real dtype are taken, and lists; codes are uint8.

@@ -52,7 +52,9 @@ from typing import Any, NamedTuple
 
 from minideepseek.autograd.backend import Array, as_array, device_of, get_device, xp_of
 from minideepseek.autograd.blocks import parallel_for, row_blocks
+from minideepseek.autograd.kernels import wanted
 from minideepseek.errors import InputError
+from minideepseek.layers.fp8 import kernels
 
 FLOAT32_MAX = (2 - 2.0**-23) * 2.0**127
 INFINITY = 0x7F800000  # a float32's exponent bits: infinity; what is larger, unsigned, is NaN
@@ -87,6 +89,8 @@ def encode(x: Any, format: Format = E4M3) -> Array:
     Every dtype is rounded once, float64 and integers too. InputError for what is not real numbers.
     """
     x = real_numbers(x, "encode")
+    if wanted(x):
+        return kernels.encode(x, format)
     xp = xp_of(x)
     codes = xp.empty(x.shape, format.dtype)
     flat, out = xp.ascontiguousarray(x).reshape(-1), codes.reshape(-1)

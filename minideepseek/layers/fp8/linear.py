@@ -20,7 +20,7 @@ forward pass.
 
 The products are float32 products of decoded numbers. What tensor cores do instead, 128 codes at a
 time with the scales multiplied into the partial sums, is in accumulation.py; with its sums promoted
-to float32, the two differ by float32's rounding.
+to float32, the two differ by float32's rounding. hopper.py has them do it.
 
 **Serving.** `stored()` drops the master copy: `weight` then is a byte a number and
 `weight_scale_inv` is beside it, as in a checkpoint. Each use decodes 128 rows of W, multiplies,
@@ -56,6 +56,7 @@ from minideepseek.autograd.engine import Parameter, Tensor, ops, primitive
 from minideepseek.autograd.fused import rows_of
 from minideepseek.autograd.products import matmul_both, matmul_rows
 from minideepseek.errors import InputError
+from minideepseek.layers.fp8 import hopper
 from minideepseek.layers.fp8.formats import E4M3
 from minideepseek.layers.fp8.recipe import FINE_GRAINED, WEIGHTS_ALONE, Kept, Scheme
 from minideepseek.layers.fp8.tiles import WEIGHT_BLOCK, check_scales, quantize
@@ -70,13 +71,20 @@ def fp8_linear(x, weight, bias=None, *, scheme):
     xp, shape, dtype = xp_of(x, weight), x.shape, x.dtype
     x_kept, w_kept = scheme.x.keep(rows_of(x)), scheme.w.keep(weight)
     y = xp.empty((*shape[:-1], weight.shape[0]), dtype)
-    matmul_rows(x_kept.read(dtype), w_kept.read(dtype).T, rows_of(y))
+    if in_fp8 := dtype == "float32" and hopper.takes(x_kept, w_kept):
+        rows_of(y)[...] = hopper.multiply(x_kept, w_kept)
+    else:
+        matmul_rows(x_kept.read(dtype), w_kept.read(dtype).T, rows_of(y))
     if bias is not None:
         y += bias
     biased = bias is not None
 
     def vjp(g):
-        g2, dx = rows_of(g), xp.empty(shape, dtype)
+        g2 = rows_of(g)
+        if in_fp8:
+            dx, dw = hopper.gradients(g2, x_kept, w_kept, scheme)
+            return (dx.reshape(shape), dw, g2.sum(0)) if biased else (dx.reshape(shape), dw)
+        dx = xp.empty(shape, dtype)
         dy, w = scheme.dy.round(g2), w_kept.read(dtype)
         x_again = scheme.x_tokens.round(x_kept.read(dtype))
         dw = matmul_both(dy, w, rows_of(dx), scheme.dy_tokens.round(g2), x_again)

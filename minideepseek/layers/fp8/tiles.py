@@ -43,7 +43,9 @@ from typing import Any, NamedTuple
 
 from minideepseek.autograd.backend import Array, on_host, xp_of
 from minideepseek.autograd.blocks import BLOCK_BYTES, DEVICE_BLOCK_BYTES, parallel_for
+from minideepseek.autograd.kernels import wanted
 from minideepseek.errors import InputError
+from minideepseek.layers.fp8 import kernels
 from minideepseek.layers.fp8.formats import (
     E4M3,
     E5M6,
@@ -83,6 +85,8 @@ def quantize(
 
 def to_codes(x: Array, block: Block, format: Format, power_of_two: bool) -> tuple[Array, Array]:
     """`quantize` of floats, unchecked: a tile that holds NaN or Inf has NaN for its scale."""
+    if wanted(x) and kernels.fits(block, x.shape):
+        return kernels.quantize(x, block, format, power_of_two)
     xp = xp_of(x)
     codes = xp.empty(x.shape, format.dtype)
     scale_inv = xp.empty(scale_shape(x.shape, block), "float32")
@@ -119,6 +123,8 @@ def from_codes(
 ) -> Array:
     """`dequantize`, unchecked. bounded: keep values that would round beyond float32's largest."""
     xp, table = xp_of(codes, scale_inv), values_of(format, codes)
+    if wanted(scale_inv):
+        return kernels.dequantize(codes, scale_inv, table, block, format, bounded)
     x = xp.empty(codes.shape, "float32")
 
     def one(piece: Piece) -> None:
@@ -141,6 +147,9 @@ def rounded(
     becomes NaN altogether, so that a step that diverges shows in its loss and its gradients' norm.
     """
     _check(x.shape, block, "rounded: x")
+    bounded = power_of_two or format == E5M6  # 448 and 57,344 are 7 · 2ⁿ, and 7 divides 2²⁴ − 1:
+    if wanted(x) and kernels.fits(block, x.shape):  # amax / 448 · 448 never overflows
+        return kernels.rounded(x, block, format, power_of_two, bounded)
     xp = xp_of(x)
     y = xp.empty(x.shape, "float32")
 
@@ -149,8 +158,8 @@ def rounded(
         s = tile_scale(tile_amax(values), format, power_of_two)[:, None, :, None]
         xp.divide(values, s, out=q)
         round_in_place(q, format)
-        if power_of_two or format == E5M6:  # 448 and 57,344 are 7 · 2ⁿ, and 7 divides 2²⁴ − 1:
-            _bound(q, s)  # amax / 448 · 448 never overflows
+        if bounded:
+            _bound(q, s)
         q *= s
 
     parallel_for(one, pieces(xp, x.shape, block))
