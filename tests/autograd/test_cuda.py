@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.training import tiny
+
 ROOT = Path(__file__).parents[2]
 WHEELS = "install minideepseek[cuda12] or minideepseek[cuda13], whichever CUDA `nvidia-smi` names"
 THINK = ["-m", "minideepseek", "think", "9 8 5 3 > 13"]
@@ -114,3 +116,42 @@ def test_a_process_computes_on_one_card():
     assert others == [
         f"device: got {name}, {expected}" for name in ("'cuda:x'", "'cuda:-1'", "'CUDA'", 0, None)
     ]
+
+
+VERBS = {  # {out} is a folder, {text} a text, {model} what pretrain leaves
+    "pretrain": "--preset nano --steps 2 --batch-size 2 --sequence-length 16 --evaluate-every 2 "
+    "--checkpoint-every 2 --text {text} --out {out}",
+    "pretrain --fp8": "--preset nano --steps 1 --batch-size 2 --sequence-length 16 --text {text} "
+    "--out {out}8",
+    "generate": "{out}/model a --max-new-tokens 3",
+    "generate --draft-tokens 2": "{out}/model a --max-new-tokens 5",
+    "evaluate": "--samples 1",
+    "grpo": "--steps 1 --prompts-per-step 2 --group-size 2 --evaluate-every 5 --out {out}g",
+    "sft": "--steps 1 --samples-per-step 2 --out {out}s",
+}
+
+
+@pytest.mark.slow
+def test_every_verb_that_computes_does_so_on_the_card(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(tiny.text(), "utf-8")
+    for verb, options in VERBS.items():
+        words = options.format(out=tmp_path / "run", text=text).split()
+        done = run("-m", "minideepseek", *verb.split(), *words, "--device", "cuda", timeout=200)
+        assert done.returncode == 0, (verb, done.stderr)
+        assert done.stderr.count("device: cuda:0, Paper H100 number 0 (--device)") == 1, verb
+    state = (tmp_path / "run/checkpoints/step-00000002/trainer.json").read_text("utf-8")
+    assert '"device": "cuda"' in state
+
+
+def test_every_verb_with_threads_takes_a_device():
+    from minideepseek.cli import build_parser
+
+    verbs = build_parser()._subparsers._group_actions[0].choices
+    takes = {
+        name: {o for action in verb._actions for o in action.option_strings}
+        for name, verb in verbs.items()
+    }
+    computing = {name for name, options in takes.items() if "--threads" in options}
+    assert computing == {"journey", "pretrain", "generate", "think", "evaluate", "grpo", "sft"}
+    assert computing == {name for name, options in takes.items() if "--device" in options}
