@@ -37,3 +37,11 @@ def test_no_experts_at_all_add_nothing():
     x = Tensor(np.ones((5, 4)))
     y = reference.expert_mlp(x, *map(Tensor, none), np.zeros((5, 0), int))
     assert np.array_equal(y.data, np.zeros((5, 4)))
+
+
+def test_queries_without_an_offset_are_at_0():
+    rng = np.random.default_rng(0)
+    q, k, v = (Tensor(rng.standard_normal((2, n, 2, 3))) for n in (3, 5, 5))
+    both = [f(q, k, v, scale=0.5).data for f in (ops.attention, reference.attention)]
+    assert np.allclose(*both, atol=1e-14)
+    assert np.allclose(both[0][:, 0], v.data[:, 0])  # the first query sees the first key alone

@@ -84,3 +84,13 @@ def test_one_entry_that_is_wild_hides_no_other():
         check_vjp(two_wrong, np.arange(6.0).reshape(2, 3) / 6)
     lines = caught.value.report.table("dx").splitlines()[1:]
     assert [line[:6] for line in lines if line.endswith("<")] == ["(0, 1)", "(1, 2)"]
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_kink_is_called_one_at_any_scale(scale):
+    def size(x):
+        return scale * abs(x), lambda g: scale * g * np.where(x < 0, -1, 1)
+
+    with pytest.raises(GradientError, match="f has a kink here: move the inputs apart"):
+        check_vjp(size, np.array([0.5, 0.0, -2.0]))
+    assert check_vjp(size, np.array([0.5, 0.1, -2.0])).ok

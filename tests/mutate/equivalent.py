@@ -1,11 +1,13 @@
-"""Mutants that no test can kill, each with the reason.
+"""Mutants that no test can kill, each with the reason: the list is equivalent.toml.
 
-An entry names a line by its text, and on it either one change, as a run prints it ("before →
-after"), or an expression: then every change within that expression is meant. Every entry must still
-fit a site (a test says so), so a changed line brings its mutants back.
+An entry names a line by its text, and on it one change: as a run prints it ("before → after", or
+what comes after), "dropped", or an expression, and then every change within that expression is
+meant. Every entry must still fit a site (a test says so): a changed line brings its mutants back.
 """
 
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.mutate.sites import Site
 
@@ -15,16 +17,23 @@ class Equivalent:
     """What is changed where, and why nobody could see it."""
 
     file: str
-    text: str
-    what: str
+    line: str
+    change: str
     reason: str
 
     def fits(self, site: Site) -> bool:
-        same_line = site.file == self.file and site.text == self.text
-        return same_line and (self.what == site.change or self.what in site.within)
+        """Whether the mutant is the one that is meant."""
+        same_line = site.file == self.file and site.text == self.line
+        return same_line and self.change in (site.change, site.after, *site.within)
 
 
-EQUIVALENT: tuple[Equivalent, ...] = ()
+def listed() -> tuple[Equivalent, ...]:
+    """The entries of equivalent.toml."""
+    text = Path(__file__).with_name("equivalent.toml").read_text(encoding="utf-8")
+    return tuple(Equivalent(**entry) for entry in tomllib.loads(text)["mutant"])
+
+
+EQUIVALENT = listed()
 
 
 def reason(site: Site, entries: tuple[Equivalent, ...] = EQUIVALENT) -> str:
