@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from minideepseek.autograd.backend import device_of
 from minideepseek.autograd.engine import Parameter, Tensor
 from minideepseek.autograd.gradcheck import gradcheck
 from minideepseek.errors import CheckpointError, InputError
@@ -187,6 +188,17 @@ def test_to_makes_a_copy_on_the_device_and_leaves_the_module():
         assert type(b) is standin.ndarray and np.array_equal(a, b.get()), name
         assert np.array_equal(a, c) and a.dtype == c.dtype and not np.shares_memory(a, c)
     there.load_state_dict(module.state_dict())  # host arrays into device arrays
+
+
+@pytest.mark.parametrize("device", ["cpu", "standin"])
+def test_to_moves_the_rest_of_a_module_on_two_devices(device):
+    standin.install()
+    module = pair()
+    module.first = module.first.to("standin")
+    assert {device_of(a).name for _, a in module.named_tensors()} == {"cpu", "standin"}
+    moved = module.to(device)
+    assert {device_of(a).name for _, a in moved.named_tensors()} == {device}
+    assert device_of(moved.counts).name == device
 
 
 def test_to_keeps_plain_attributes_and_refuses_an_unknown_device():
