@@ -42,6 +42,9 @@ SENTENCES = {
     ("no-library", "cuda"): "cupy 14.2.0 for CUDA 13.2 cannot compute with a driver for CUDA 13.2 "
     '(Failure finding "libnvrtc.so.13 or libnvrtc.so.12": No such file: libnvrtc.so.13); install '
     "cupy-cuda13x[ctk], which brings CUDA's libraries, or the cupy that fits the driver",
+    ("no-product", "cuda"): "cupy 14.2.0 for CUDA 13.2 cannot compute with a driver for CUDA 13.2 "
+    '(Failure finding "libcublasLt.so.13 or libcublasLt.so.12": No such file); install '
+    "cupy-cuda13x[ctk], which brings CUDA's libraries, or the cupy that fits the driver",
     ("full", "cuda"): "the card is full (Out of memory allocating 512 bytes (allocated so far: 0 "
     "bytes)); end what fills it, or take another card",
     ("", "cuda:7"): "this machine has cuda:0",
@@ -92,9 +95,9 @@ assert there.device == "cuda" and there.to("cuda") is there.to("cuda:1") is ther
 assert Tensor(np.ones(2)).to("cuda").device == "cuda" and there.to("cpu").device == "cpu"
 assert backend.get_device("cuda") is backend.get_device("cuda:1")
 blocks.set_threads(3)  # whose state of CUDA is their own: they must not launch
-import threading
+import threading, time
 seen = []
-blocks.parallel_for(lambda i: seen.append(threading.get_ident()), range(50))
+blocks.parallel_for(lambda i: (time.sleep(0.002), seen.append(threading.get_ident())), range(9))
 assert set(seen) == {threading.get_ident()}
 for name in ("cuda:0", "cuda:x", "cuda:-1", "CUDA", 0, None):
     try:

@@ -7,7 +7,8 @@ those of CuPy 14.2 (cupy-cuda13x 14.2.0 imported where there is no driver, and i
     old         version 13.6                    broken      its C extension cannot be loaded
     no-driver   no CUDA driver at all           old-driver  the driver knows CUDA 12.4, not 13
     no-card     a driver, and no card           no-library  libnvrtc is not installed
-    full        the card has no free byte       small       it has, but fewer than a model needs
+    no-product  libcublasLt is not installed    full        the card has no free byte
+    small       it has fewer than a model needs
     two         nothing: two cards
 """
 
@@ -95,8 +96,17 @@ cuda = SimpleNamespace(
 )
 
 
+class _NoProduct:
+    """An array where cuBLAS cannot be loaded."""
+
+    def __matmul__(self, other: object) -> None:
+        raise ImportError('Failure finding "libcublasLt.so.13 or libcublasLt.so.12": No such file')
+
+
 def ones(*args, **options):
     """cupy.ones; the first kernel there is."""
+    if WRONG == "no-product":
+        return _NoProduct()
     if WRONG == "full":
         raise OutOfMemoryError(512, 0)
     if WRONG == "no-library":
