@@ -21,6 +21,7 @@ from minideepseek.layers.fp8.recipe import (
     HIGH_PRECISION,
     PER_TENSOR,
     SQUARE,
+    V3,
     Scheme,
 )
 from tests.layers.fp8.hopper_card import hopper_card
@@ -107,6 +108,16 @@ def test_a_call_that_fails_is_named_and_nothing_is_left_behind(fake, name):
         hopper.product(*map(xp.asarray, (*a, *b)))
     fake.fake_reset()
     hopper.product(*map(xp.asarray, (*a, *b)))
+
+
+@needs_compiler
+@pytest.mark.parametrize("what", ["Algorithm", "State"])
+def test_where_no_algorithm_is_found_nothing_is_multiplied(fake, what):
+    operands = [np.zeros((16, 16), np.uint8), np.ones((16, 1), np.float32)] * 2
+    fake.fake_fail(what.encode(), 0)
+    with pytest.raises(cublaslt.CublasError, match="NOT_SUPPORTED, no algorithm for these shapes"):
+        hopper.product(*map(xp.asarray, operands), ROW)
+    assert "Matmul" not in fake.fake_log().decode().split()
 
 
 @needs_compiler
@@ -207,11 +218,12 @@ def test_a_linear_layer_multiplies_in_fp8_what_it_can(fake, shape, products, bia
 @needs_compiler
 @pytest.mark.parametrize("scheme, products", [
     (PER_TENSOR, 0),
+    (V3.after_attention, 0),  # E5M6
     (Scheme(x=HIGH_PRECISION), 0),
     (Scheme(dy=HIGH_PRECISION, dy_tokens=HIGH_PRECISION), 1),
     (Scheme(dy=SQUARE), 2),
     (Scheme(x=ALONG_ROW, w=ALONG_ROW), 2),
-], ids=str)  # fmt: skip
+], ids=["tensor", "E5M6", "x", "dy", "square", "w"])  # fmt: skip
 def test_other_schemes_are_multiplied_as_before(fake, scheme, products):
     plain = three_products((32,), 144, scheme, False, on=False)
     made = three_products((32,), 144, scheme, False, on=True)
