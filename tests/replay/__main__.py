@@ -92,7 +92,7 @@ def replayed(
             for stated, value, band, within in entry.judged(found["output"]):
                 if not within:
                     stale.append(entry.name)
-                text = f"stated {stated.text:>14}  replayed {value:>14,.6g}  {band}"
+                text = f"stated {stated.text:>15}  replayed {value:>15,.12g}  {band}"
                 yield entry.name, OK if within else STALE, text
         except Missing as error:
             stale.append(entry.name)
