@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from minideepseek.exercises.catalogue import EXERCISES, Catalogue
 from minideepseek.exercises.exercise import OK, OPEN, WRONG, Line, solved
 from minideepseek.model.files import atomic_directory, atomic_write, make_directory, say
 from minideepseek.model.leftovers import clear_leftovers, set_aside
-from minideepseek.model.strict_json import read_json
+from minideepseek.model.strict_json import read_bytes, read_json
 
 CHANGED, MISSING = "changed", "missing"  # since it was checked; from the folder
 _PROGRESS = ".progress.json"
@@ -48,11 +49,11 @@ class Folder:
         return self.path / f"{name}.py"
 
     def text(self, name: str) -> str | None:
-        """What the learner's file holds; None if it is not there."""
-        try:
-            return self.file(name).read_text("utf-8", errors="replace")
-        except FileNotFoundError:
+        """What the learner's file holds, lines ended by LF; None if it is not there."""
+        if not self.file(name).exists():
             return None
+        text = read_bytes(self.file(name)).decode("utf-8", errors="replace")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
 
     def verdict(self, name: str) -> str:
         """OK, WRONG, OPEN, CHANGED or MISSING, from the last check and the file as it is."""
@@ -124,15 +125,27 @@ def find(given: Path | None, catalogue: Catalogue = EXERCISES) -> Path:
     return given or usual
 
 
+def _is_entry(value: Any) -> bool:
+    """Whether it is what is kept of an exercise; a verdict is of what was checked."""
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(key, ""), str) for key in ("skeleton", "checked"))
+        and value.get("verdict", OPEN) in (OK, WRONG, OPEN)
+        and ("checked" in value) == ("verdict" in value)
+        and value.get("hints", 1) in (1, 2, 3)
+        and type(value.get("hints", 1)) is int
+    )
+
+
 def _read(path: Path) -> dict[str, dict]:
     """The record, a new one in place of none or of a damaged one."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     try:
         found, why = read_json(path), f"{path}: is no record of exercises"
     except CheckpointError as error:
         found, why = None, str(error)
-    if isinstance(found, dict) and all(isinstance(v, dict) for v in found.values()):
+    if isinstance(found, dict) and all(map(_is_entry, found.values())):
         return found
     say(f"{why}; it is set aside as {set_aside(path).name}, and a new record begun")
     return {}

@@ -59,7 +59,8 @@ MAX_TENSORS = 1_000_000  # a configuration that wants more is no model's; V3 wan
 PLAIN = ("F32", "BF16", "F16", "F64")  # what a weight may be stored as, besides FP8 with scales
 FP8 = "F8_E4M3"
 
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.safetensors")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
+_ROTARY = re.compile(r"model\.layers\.[0-9]{1,10}\.self_attn\.rotary_emb\.inv_freq")
 _LAYER = re.compile(r"model\.layers\.([0-9]{1,10})\.(.+)")
 
 
@@ -109,7 +110,7 @@ class Contents:
             original = original_of(name, self.config)
             if original in self.headers:
                 yield from self._check(name, self.info(original).shape, PLAIN)
-            elif original is None and not name.endswith(".rotary_emb.inv_freq"):
+            elif original is None and not _ROTARY.fullmatch(name):
                 text = f"{self._where(name)} is not part of the model that config.json describes"
                 yield Fault("unexpected", name, text)
 

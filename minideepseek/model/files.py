@@ -69,7 +69,7 @@ def atomic_write(path: str | os.PathLike, mode: Literal["w", "wb"] = "wb") -> It
     is what is replaced. Raises CheckpointError where the system refuses (no permission, disk full).
     """
     with _one_sentence(path), contextlib.ExitStack() as stack:
-        target = Path(path).resolve()
+        target = _resolved(path)
         temporary = _sibling(target, "tmp")
         say(_remove_leftovers(target))
         stack.callback(_remove, temporary)  # still there only if something failed
@@ -99,7 +99,7 @@ def atomic_directory(path: str | os.PathLike, owned: Sequence[str] = ()) -> Iter
     before the block where `path` is a file, is write-protected or holds the working directory.
     """
     with _one_sentence(path), contextlib.ExitStack() as stack:
-        target = Path(path).resolve()
+        target = _resolved(path)
         temporary, backup = _sibling(target, "tmp"), _sibling(target, "old")
         say(recover_directory(path))
         if target.exists() and not target.is_dir():
@@ -157,7 +157,7 @@ def recover_directory(path: str | os.PathLike) -> str | None:
     just now, it waits for the second. Raises CheckpointError if there is a backup to restore and
     the system refuses.
     """
-    target = Path(path).resolve()
+    target = _resolved(path)
     notice = None
     for backup in _leftovers(target, "old"):
         try:
@@ -263,7 +263,7 @@ def _locked(path: Path, alone: bool = False, wait: bool = True) -> Iterator[bool
         yield True
         return
     kind = (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB)
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for its writer
     try:
         free = True
         try:
@@ -275,6 +275,14 @@ def _locked(path: Path, alone: bool = False, wait: bool = True) -> Iterator[bool
         yield free
     finally:
         os.close(descriptor)
+
+
+def _resolved(path: str | os.PathLike) -> Path:
+    """The path without symbolic links; a loop of them is left for the system to refuse."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:  # a NUL
+        raise CheckpointError(f"{path!r:.200} is no path: {error}") from None
 
 
 def _sibling(target: Path, kind: Literal["tmp", "old"]) -> Path:

@@ -238,9 +238,15 @@ def _parse_json(path: Path, raw: bytes) -> dict[str, Any]:
         text = raw.decode("utf-8").rstrip(" ")
         if not (text.startswith("{") and text.endswith("}")):
             raise ValueError("it must begin with { and end with } and spaces")
-        return json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=_unique, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: the header is no valid JSON: {error}") from None
+
+
+def _integer(text: str) -> int:
+    if text == "-0":
+        raise ValueError("-0 is no size")  # to the reference library either
+    return int(text)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

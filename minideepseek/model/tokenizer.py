@@ -327,10 +327,13 @@ def load_tokenizer(directory: str | Path) -> ByteTokenizer | WordTokenizer:
     path = Path(directory, "tokenizer.json")
     if Path(directory).is_dir() and not path.exists():
         raise CheckpointError(f"no tokenizer here: {directory} holds no tokenizer.json")
+    return (WordTokenizer if _is_of_words(path) else ByteTokenizer).from_pretrained(directory)
+
+
+def _is_of_words(path: Path) -> bool:
     content = read_json(path)
     model = content.get("model") if isinstance(content, dict) else None
-    words = isinstance(model, dict) and model.get("type") == "WordLevel"
-    return (WordTokenizer if words else ByteTokenizer).from_pretrained(directory)
+    return isinstance(model, dict) and model.get("type") == "WordLevel"
 
 
 def _canonical(value: Any) -> str:

@@ -83,7 +83,9 @@ def stored_job(verb: str, out: Path, device: str) -> StageJob:
         raise CheckpointError(f"{out}: no run of {verb} to resume, expected a job.json")
     facts = read_json(file)
     try:
-        begun, model, task = facts["verb"], Path(facts["model"]), str(facts["task"])
+        begun, model, task = facts["verb"], Path(facts["model"]), facts["task"]
+        if not isinstance(task, str):
+            raise TypeError
         job = StageJob(begun, out, PLANS[begun](**facts["plan"]), model, task, device)
     except (KeyError, TypeError):
         raise CheckpointError(f"{file}: not what a run wrote") from None

@@ -13,6 +13,7 @@ Everything is measured on all held-out problems, which no stage has seen (tasks.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -217,11 +218,7 @@ class ReasoningPart:
             ).as_dict()
 
         found = self.stages.remembered("evaluations.json", name, measure)
-        try:
-            self.say(_sentence(name, found))
-        except (LookupError, TypeError, ValueError):
-            path = self.job.out / "evaluations.json"
-            raise CheckpointError(f"{path}: {name} is not what a run wrote") from None
+        self.say(checked_evaluation(self.job.out / "evaluations.json", name, found))
         self.evaluations[name] = found
         return found
 
@@ -251,14 +248,16 @@ class ReasoningPart:
             stages=self.metrics,
             evaluations=self.evaluations,
             gates=[gate.row() for gate in self.gates],
-            traces=_traces(self.job.out / "traces.json"),
+            traces=read_traces(self.job.out / "traces.json"),
             facts=facts,
             recipe=_made(self.recipe.facts(), self.job.quick),
         )
 
 
-def _sentence(name: str, found: dict[str, Any]) -> str:
-    """What an evaluation found. LookupError, TypeError or ValueError where it is none."""
+def checked_evaluation(path: Path, name: str, found: Any) -> str:
+    """What an evaluation found, in a sentence. CheckpointError where it is none."""
+    if not _is_evaluation(found):
+        raise CheckpointError(f"{path}: {name} is not what a run wrote")
     most = max(found["pass_at"], key=int)
     return (
         f"{name}: {found['accuracy']:.1%} of {found['problems']} held-out problems solved at "
@@ -268,19 +267,40 @@ def _sentence(name: str, found: dict[str, Any]) -> str:
     )
 
 
+def _is_evaluation(found: Any) -> bool:
+    """Whether the report can show it: `Evaluation.as_dict()`, as far as it is numbers."""
+    numbers = ("problems", "samples", "temperature", "accuracy", "greedy", "majority", "format")
+    unknown = ("standard_error", "thinks", "truncated")  # perhaps null
+    if not isinstance(found, dict) or not {"pass_at", "statistics"} <= found.keys():
+        return False
+    passes, statistics = found["pass_at"], found["statistics"]
+    return (
+        all(_is_number(found.get(key)) for key in (*numbers, "length"))
+        and all(found.get(key) is None or _is_number(found[key]) for key in unknown)
+        and isinstance(passes, dict)
+        and bool(passes)
+        and all(re.fullmatch("[0-9]{1,9}", k) and _is_number(v) for k, v in passes.items())
+        and isinstance(statistics, dict)
+        and all(value is None or _is_number(value) for value in statistics.values())
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e100
+
+
 def _made(facts: dict[str, Any], quick: bool) -> dict[str, Any]:
     """The recipe's stages that this job makes."""
     return {n: facts[n] for n in ("GRPO", "objective")} if quick else facts
 
 
-def _traces(path: Path) -> list[tuple[str, str, str]]:
-    """(when, prompt, text) in the order in which they were taken."""
-    try:
-        held = [(when, row) for when, rows in read_json(path).items() for row in rows]
-        if all(type(row) is list and list(map(type, row)) == [str, str] for _, row in held):
-            return [(when, prompt, text) for when, (prompt, text) in held]
-    except (AttributeError, TypeError):
-        pass
+def read_traces(path: Path) -> list[tuple[str, str, str]]:
+    """(when, prompt, text) in the order in which they were taken. CheckpointError for others."""
+    held = read_json(path)
+    if isinstance(held, dict) and all(isinstance(rows, list) for rows in held.values()):
+        flat = [(when, row) for when, rows in held.items() for row in rows]
+        if all(type(row) is list and list(map(type, row)) == [str, str] for _, row in flat):
+            return [(when, prompt, text) for when, (prompt, text) in flat]
     raise CheckpointError(f"{path}: not what a run wrote")
 
 

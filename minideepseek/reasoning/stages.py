@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -93,7 +94,7 @@ class Stages:
         Interrupted if the user asked to stop before; while it is measured a Ctrl-C stops at once.
         """
         path = self.out / file
-        known = read_json(path, LARGEST) if path.exists() else {}
+        known = read_json(path, LARGEST) if os.path.lexists(path) else {}
         if not isinstance(known, dict):
             raise CheckpointError(f"{path}: not what a run wrote")
         if name not in known:

@@ -102,7 +102,7 @@ def docstring_corpus() -> list[Document]:
         for name in sorted(modules):
             try:
                 documents += list(_docstrings(ast.parse(modules[name].read_bytes()), name))
-            except (OSError, SyntaxError, ValueError, RecursionError):
+            except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
                 continue
     if not documents:
         raise InputError(f"text: no docstrings in {root}, expected Python sources; give a path")

@@ -42,6 +42,7 @@ bz2 sorts blocks of 900 kB, so of the training text only the part in its last bl
 """
 
 import bz2
+import json
 import lzma
 import sys
 import time
@@ -51,6 +52,7 @@ from typing import Any
 import numpy as np
 
 from minideepseek.errors import CheckpointError, InputError
+from minideepseek.model.config_checks import shown
 from minideepseek.model.tokenizer import ByteTokenizer, Tokenizer
 from minideepseek.training.corpus import (
     Document,
@@ -153,18 +155,32 @@ class BatchLoader:
             epoch, given, windows = (state[k] for k in ("epoch", "given", "windows_per_epoch"))
             if not all(type(n) is int for n in (epoch, given, windows)):
                 raise TypeError
-            self._rng.bit_generator.state = state["rng"]
-        except (KeyError, TypeError, ValueError, OverflowError):
-            self._rng.bit_generator.state = before
+            restore_generator(self._rng, state["rng"])
+        except (KeyError, TypeError, CheckpointError):
             raise CheckpointError("loader state: not one that state_dict made") from None
         if windows != self.windows_per_epoch or not 0 <= given <= windows or epoch < 0:
             self._rng.bit_generator.state = before
             raise CheckpointError(
-                f"loader state: at window {given} of {windows} an epoch, expected one of "
+                f"loader state: at window {shown(given)} of {shown(windows)}, expected one of "
                 f"{self.windows_per_epoch} (another text or sequence_length?)"
             )
         self._begin_epoch()
         self.epoch, self._given = epoch, given
+
+
+def restore_generator(rng: np.random.Generator, state: Any) -> None:
+    """Put rng into a state of PCG64 that JSON held; for anything else CheckpointError, and rng
+    stays as it was. (NumPy's own setter takes some of what it does not give back.)"""
+    before = rng.bit_generator.state
+    try:
+        rng.bit_generator.state = state
+        found = json.dumps(rng.bit_generator.state, sort_keys=True)
+        if found == json.dumps(state, sort_keys=True):
+            return
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
+        pass
+    rng.bit_generator.state = before
+    raise CheckpointError("generator: got no state of PCG64")
 
 
 def evaluation_windows(

@@ -101,9 +101,9 @@ def stored_job(
     is asked for in the middle of a run.
     """
     file, stored = out / "run.json", {}
-    if file.exists():
+    if os.path.lexists(file):
         stored = read_json(file)
-        if not isinstance(stored, dict) or not isinstance(stored.get("plan", {}), dict):
+        if not _is_job(stored):
             raise CheckpointError(f"{file}: not what a run wrote")
     if fp8 and stored and stored.get("fp8") is not True:
         raise CheckpointError(f"{out} was begun in float32; go on without FP8, or begin a new run")
@@ -113,8 +113,23 @@ def stored_job(
         if "sequence_length" not in numbers:
             numbers["sequence_length"] = default_length(preset)
         plan = Plan(**numbers)
-        found = [str(text) for text in texts or stored.get("texts", [])]
-        part, fp8 = str(stored.get("part", "language")), fp8 or stored.get("fp8") is True
     except TypeError:
         raise CheckpointError(f"{file}: not what a run wrote") from None
+    found, part = list(texts or stored.get("texts", [])), stored.get("part", "language")
+    fp8 = fp8 or stored.get("fp8", False)
     return LanguageJob(out, preset, found, plan, device, resume=True, part=part, fp8=fp8)
+
+
+def _is_job(stored: Any) -> bool:
+    """Whether it is what `store_job` writes, as far as it goes."""
+    if not isinstance(stored, dict):
+        return False
+    texts = stored.get("texts", [])
+    return (
+        isinstance(stored.get("preset", "mini"), str)
+        and isinstance(texts, list)
+        and all(isinstance(text, str) for text in texts)
+        and isinstance(stored.get("plan", {}), dict)
+        and stored.get("part", "language") in ("language", "both")
+        and isinstance(stored.get("fp8", False), bool)
+    )

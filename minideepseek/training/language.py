@@ -24,13 +24,14 @@ import numpy as np
 
 from minideepseek.autograd.backend import memory_bytes
 from minideepseek.autograd.blocks import get_threads
-from minideepseek.errors import InputError
+from minideepseek.errors import CheckpointError, InputError
 from minideepseek.model.checkpoint import OWNED, write_model
 from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.files import atomic_directory, atomic_write
 from minideepseek.model.fp8 import fp8_training, high_precision
 from minideepseek.model.generate import generate
 from minideepseek.model.ledger import activated_parameters, main_parameters
+from minideepseek.model.strict_json import read_json
 from minideepseek.model.tokenizer import ByteTokenizer
 from minideepseek.model.transformer import DeepSeekV3
 from minideepseek.training.corpus import (
@@ -242,9 +243,8 @@ class _Samples:
         picks = np.linspace(0, len(texts) - 1, min(3, len(texts))).astype(int)
         self.prompts = [texts[i].encode()[:size] for i in picks]
         self.taken: list[tuple[str, str, str]] = []
-        if trainer.done and path.exists():  # an earlier process took the first ones
-            with contextlib.suppress(ValueError, TypeError):
-                self.taken = [(a, b, c) for a, b, c in json.loads(path.read_text("utf-8"))]
+        if trainer.done:  # an earlier process took the first ones
+            self.taken = read_samples(path)
 
     def take(self, title: str) -> None:
         """Write one continuation per prompt, unless an earlier process did."""
@@ -264,6 +264,17 @@ class _Samples:
             self.taken.append((title, prompt.decode("utf-8", "replace"), text))
         with atomic_write(self.path, "w") as file:
             json.dump(self.taken, file, ensure_ascii=False, indent=1)
+
+
+def read_samples(path: Path) -> list[tuple[str, str, str]]:
+    """(title, prompt, continuation) as they were taken; none where that cannot be read."""
+    with contextlib.suppress(CheckpointError):
+        rows = read_json(path)
+        if isinstance(rows, list) and all(
+            isinstance(row, list) and list(map(type, row)) == [str, str, str] for row in rows
+        ):
+            return [(title, prompt, text) for title, prompt, text in rows]
+    return []
 
 
 def make_record(

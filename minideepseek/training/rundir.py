@@ -29,6 +29,7 @@ from minideepseek.autograd.blocks import get_threads
 from minideepseek.errors import CheckpointError
 from minideepseek.model.checkpoint import from_pretrained, write_model
 from minideepseek.model.config import DeepSeekV3Config
+from minideepseek.model.config_checks import shown
 from minideepseek.model.files import (
     atomic_directory,
     atomic_write,
@@ -38,7 +39,7 @@ from minideepseek.model.files import (
 )
 from minideepseek.model.leftovers import clear_leftovers, set_aside
 from minideepseek.model.safetensors import load_file, save_file
-from minideepseek.model.strict_json import read_json
+from minideepseek.model.strict_json import parse_json, read_bytes, read_json
 from minideepseek.model.tokenizer import Tokenizer
 from minideepseek.training.trainer import Training
 
@@ -47,6 +48,7 @@ ORIGINS = {  # what a run began from, as its hash is compared; and what to do wh
     "text": ("was trained on another text", "go on with the same files and the same Python"),
     "weights": ("began from other weights", "go on with those, or begin in another directory"),
 }
+_LISTED = {"max_vio": 1, "dead_experts": 1, "expert_load": 2}  # metrics that are lists, how deep
 VERSIONS = {
     "minideepseek": __version__,
     "python": platform.python_version(),
@@ -166,8 +168,8 @@ class RunDirectory:
         if state["corpus"] != self.corpus:
             differs, advice = ORIGINS[self.origin]
             raise _AnotherRun(
-                f"{folder} {differs} (hash {state['corpus']:.12}…, here {self.corpus:.12}…); "
-                f"{advice}"
+                f"{folder} {differs} (hash {_told(state['corpus'][:12])}…, "
+                f"here {self.corpus:.12}…); {advice}"
             )
         config = DeepSeekV3Config.from_json(folder / "config.json")
         model = dataclasses.replace(trainer.model.config, torch_dtype=config.torch_dtype)
@@ -178,15 +180,16 @@ class RunDirectory:
             for name in now:
                 if was.get(name) != now[name]:
                     raise _AnotherRun(
-                        f"{folder} was made with {name} = {was.get(name)}, not {now[name]}; "
+                        f"{folder} was made with {name} = {shown(was.get(name))}, not {now[name]}; "
                         "go on with the options that the run was begun with"
                     )
 
     def _restore(self, trainer: Training, folder: Path, state: dict[str, Any]) -> None:
         moments, own = load_file(folder / "optimizer.safetensors"), _moments(trainer)
-        for name, array in own.items():
-            if name not in moments or moments[name].shape != array.shape:
-                raise CheckpointError(f"{folder / 'optimizer.safetensors'}: {name} does not fit")
+        for name in own.keys() | moments.keys():
+            if not _fits(name, moments.get(name), own.get(name)):
+                path = folder / "optimizer.safetensors"
+                raise CheckpointError(f"{path}: {_told(name)} does not fit")
         loaded = from_pretrained(folder, trainer.model.model.norm.weight.dtype)
         trainer.loader.load_state_dict(state["loader"])
         trainer.model.load_state_dict(loaded.state_dict())
@@ -215,22 +218,32 @@ def _aside(damaged: Path) -> str:
 
 def _differences(trainer: Training, state: dict[str, Any]) -> list[str]:
     here = _surroundings(trainer)
+    was = state["surroundings"]
     return [
-        f"{name} was {was} when this checkpoint was written and is {here.get(name)} now: "
+        f"{name} was {_told(was.get(name))} when this checkpoint was written and is {now} now: "
         "the losses may differ in their last bits"
-        for name, was in state["surroundings"].items()
-        if here.get(name) != was
+        for name, now in here.items()
+        if was.get(name) != now
     ]
 
 
+def _told(value: Any) -> str:
+    """A word or number of another run's as it is, anything else as `shown`."""
+    plain = isinstance(value, str) and value.isprintable() and len(value) <= 100
+    return value if plain else shown(value)
+
+
 def read_state(path: Path) -> dict[str, Any]:
-    """The content of a trainer.json; CheckpointError if a key is missing or of another type."""
+    """The content of a trainer.json; CheckpointError if a key is missing, of another type, or a
+    number that no run reaches."""
     kinds = {"step": int, "updates": int, "tokens": int, "seconds": float, "corpus": str}
     kinds |= dict.fromkeys(("plan", "loader", "surroundings"), dict)
     state = read_json(path)
     for name, kind in kinds.items():
         if not isinstance(state, dict) or type(state.get(name)) is not kind:
             raise CheckpointError(f"{path}: {name} is missing or no {kind.__name__}")
+        if kind in (int, float) and not 0 <= state[name] < 2**63:
+            raise CheckpointError(f"{path}: {name} = {shown(state[name])}")
     return state
 
 
@@ -244,20 +257,44 @@ def read_metrics(path: Path, last: float = math.inf) -> list[dict[str, Any]]:
 
     CheckpointError for a line before the end that is no step's metrics.
     """
-    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    lines = read_bytes(path).split(b"\n") if os.path.lexists(path) else []
     found: list[dict[str, Any]] = []
+    reached = 0
     for number, line in enumerate(lines, start=1):
-        if last == (found[-1]["step"] if found else 0):
+        if reached >= last:
             break
         try:
-            value = json.loads(line)
-            if not isinstance(value, dict) or not isinstance(value.get("step"), int):
-                raise ValueError
-            found.append(value)
-        except (ValueError, RecursionError):
-            if number < len(lines):  # each whole line ends in a newline: the rest was cut short
-                raise CheckpointError(f"{path}, line {number}: not a step's metrics") from None
+            value = parse_json(line, "")
+        except CheckpointError:
+            value = None
+        if _is_step(value):
+            reached = value["step"]
+            found += [value] if reached <= last else []
+        elif number < len(lines):  # each whole line ends in a newline: the rest was cut short
+            raise CheckpointError(f"{path}, line {number}: not a step's metrics")
     return found
+
+
+def _is_step(value: Any) -> bool:
+    """Whether it is what trainers record: the step, and numbers, by layer or expert where known."""
+    if not isinstance(value, dict) or type(value.get("step")) is not int or value["step"] < 0:
+        return False
+    return all(_is_number(held, _LISTED.get(name, 0)) for name, held in value.items())
+
+
+def _is_number(value: Any, depth: int) -> bool:
+    """A number, a list of them, or a list of lists; null in place of any."""
+    if depth and isinstance(value, list):
+        return all(_is_number(inner, depth - 1) for inner in value)
+    return value is None or (not depth and type(value) in (int, float))
+
+
+def _fits(name: str, held: Array | None, own: Array | None) -> bool:
+    """Whether a checkpoint's array may become a trainer's: v is a mean of squares."""
+    if held is None or own is None or (held.shape, held.dtype.name) != (own.shape, own.dtype.name):
+        return False
+    with np.errstate(invalid="ignore"):
+        return bool(np.isfinite(held).all()) and not (name.startswith("v.") and (held < 0).any())
 
 
 def _moments(trainer: Training) -> dict[str, Array]:

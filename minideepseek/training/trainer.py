@@ -43,6 +43,7 @@ from minideepseek.autograd.engine import Parameter
 from minideepseek.errors import DivergedError, InputError
 from minideepseek.layers.moe import max_violation, update_bias
 from minideepseek.model.config import DeepSeekV3Config
+from minideepseek.model.config_checks import shown
 from minideepseek.model.transformer import DeepSeekV3, Losses, evaluate_loss
 from minideepseek.training.blame import blame
 from minideepseek.training.data import BatchLoader, evaluation_windows
@@ -113,15 +114,18 @@ _AT_MOST = {
 
 
 def check_plan(plan: Any, at_least: dict[str, int], at_most: dict[str, float]) -> None:
-    """InputError for a field that is no integer of at least …, or no number from 0 to …"""
+    """InputError for a field that is no integer of at least … (below 2⁶³), or no number from 0
+    to …"""
     for name, least in at_least.items():
-        if type(getattr(plan, name)) is not int or getattr(plan, name) < least:
-            came = repr(getattr(plan, name))
-            raise InputError(f"{name}: got {came}, expected an integer of at least {least}")
+        value = getattr(plan, name)
+        if type(value) is not int or not least <= value < 2**63:
+            raise InputError(
+                f"{name}: got {shown(value)}, expected an integer of at least {least}"
+            )
     for name, most in at_most.items():
-        if not 0 <= getattr(plan, name) <= most:  # false for NaN
-            came = repr(getattr(plan, name))
-            raise InputError(f"{name}: got {came}, expected a number from 0 to {most:g}")
+        value = getattr(plan, name)
+        if type(value) not in (int, float) or not 0 <= value <= most:  # false for NaN
+            raise InputError(f"{name}: got {shown(value)}, expected a number from 0 to {most:g}")
 
 
 class Training(Protocol):

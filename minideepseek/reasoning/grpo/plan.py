@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from minideepseek.errors import CheckpointError, InputError
+from minideepseek.model.config_checks import shown
 from minideepseek.reasoning.evaluate import ROWS
 from minideepseek.reasoning.grpo.objective import AGGREGATIONS, KLS, RATIOS, SCALES
 from minideepseek.reasoning.tasks import Problem, Task
+from minideepseek.training.data import restore_generator
 from minideepseek.training.trainer import check_plan
 
 TRUNCATED = ("judge", "mask")
@@ -61,12 +63,13 @@ class GRPOPlan:
         for name, names in _ONE_OF.items():
             if getattr(self, name) not in names:
                 expected = ", ".join(map(repr, names))
-                raise InputError(f"{name}: got {getattr(self, name)!r}, expected one of {expected}")
+                came = shown(getattr(self, name))
+                raise InputError(f"{name}: got {came}, expected one of {expected}")
         for name in ("temperature", "clip_norm"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name}: got {getattr(self, name)!r}, expected a number above 0")
         if type(self.replay_routing) is not bool:
-            raise InputError(f"replay_routing: got {self.replay_routing!r}, expected a bool")
+            raise InputError(f"replay_routing: got {shown(self.replay_routing)}, expected a bool")
         rows = self.prompts_per_step * self.group_size
         if rows > MOST_ROWS:
             raise InputError(
@@ -74,8 +77,9 @@ class GRPOPlan:
                 f"{rows:,} responses at once, expected at most {MOST_ROWS:,}"
             )
         limit = self.max_new_tokens
-        if limit is not None and (type(limit) is not int or limit < 1):
-            raise InputError(f"max_new_tokens: got {limit!r}, expected an integer of at least 1")
+        if limit is not None and (type(limit) is not int or not 1 <= limit < 2**63):
+            came = shown(limit)
+            raise InputError(f"max_new_tokens: got {came}, expected an integer of at least 1")
 
 
 _AT_LEAST = {
@@ -138,8 +142,8 @@ class Prompts:
             raise CheckpointError(f"prompts' state: not one of {self.task.name}")
         try:
             for name in _GENERATORS:
-                getattr(self, name).bit_generator.state = state[name]
-        except (KeyError, TypeError, ValueError, OverflowError):
+                restore_generator(getattr(self, name), state.get(name))
+        except CheckpointError:
             raise CheckpointError("prompts' state: holds no states of two generators") from None
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from minideepseek.errors import CheckpointError, InputError
 from minideepseek.reasoning.tasks import Task
+from minideepseek.training.data import restore_generator
 
 Sample = tuple[np.ndarray, np.ndarray]  # ids (N,) of a prompt and of the response to it
 
@@ -137,8 +138,8 @@ def _check(samples_per_step: int, rng: np.random.Generator) -> None:
 
 
 def _set_state(rng: np.random.Generator, state: Any) -> None:
-    """Put rng there, or CheckpointError: NumPy reads all of a state before it sets any of it."""
+    """Put rng there, or CheckpointError."""
     try:
-        rng.bit_generator.state = state
-    except (KeyError, TypeError, ValueError, OverflowError):
+        restore_generator(rng, state)
+    except CheckpointError:
         raise CheckpointError("source state: holds no state of a PCG64 generator") from None
