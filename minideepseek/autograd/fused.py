@@ -183,6 +183,8 @@ def rope(x, cos, sin, *, interleaved):
     D − r pass. interleaved: the pairs are (0,1), (2,3), …, else (0, r/2), (1, r/2 + 1), ….
     A rotation's transpose is its inverse: the vjp turns g by −φ, and nothing is kept.
     """
+    if wanted(x, cos, sin):
+        return rules.rope(x, cos, sin, interleaved)
     return rotate(x, cos, sin, interleaved), lambda g: (
         rotate(g, cos, -sin, interleaved),
         None,

@@ -9,7 +9,7 @@ sums of a row are added in another order, and tanh is another library's.
 import numpy as np
 
 from minideepseek.autograd import backend
-from minideepseek.autograd.kernels import activation, gather, norm, optimise
+from minideepseek.autograd.kernels import activation, gather, norm, optimise, rotation
 from minideepseek.layers.fp8 import formats, kernels, tiles
 from tests import standin
 from tests.standin import kernels as raw
@@ -25,7 +25,7 @@ def every_kernel():
     return [
         norm.RMS_NORM, norm.RMS_NORM_BACKWARD,
         activation.SWIGLU, activation.SWIGLU_BACKWARD,
-        gather.GATHER_SUM, *optimise.ADAMW.values(),
+        rotation.ROTATE, gather.GATHER_SUM, *optimise.ADAMW.values(),
         *(kernels.kernel(name, f) for f in FORMATS for name in fp8),
     ]  # fmt: skip
 
@@ -123,6 +123,18 @@ def swiglu_backward(rng, rows, d, stride=0):
     close(dgate.get(), dgate_want, 16 * U * size * (1 + np.abs(gate)))
     close(dup.get(), dup_want, 6 * U * np.abs(g * gate.astype(float)))
     assert np.isnan(both.get()[:, 2 * d :]).all()  # what lies beyond was left alone
+
+
+def rotate(rng, tokens, heads, half, passed=0, repeats=1, stride=0):
+    """Both orders of pairs and both directions: bit for bit."""
+    x = numbers(rng, repeats * tokens * heads, passed + 2 * half)
+    angles = rng.uniform(-7, 7, (tokens, half)).astype(np.float32)
+    for interleaved, sign in ((True, 1.0), (False, -1.0)):
+        arrays = device(np.cos(angles)), device(np.sin(angles))
+        y = rotation.rotate(device(x, stride), heads, *arrays, interleaved, sign)
+        heads_of = x.reshape(repeats * tokens, heads, x.shape[1])
+        turn = np.cos(angles), np.sin(angles), interleaved, sign
+        same(y, rotation.rotate_reference(heads_of, *turn).reshape(x.shape))
 
 
 def gather_sum(rng, tokens, k, d):
@@ -230,6 +242,7 @@ EDGES = {
     "rms_norm_backward": [(0, 3), (1, 1), (31, 33), (33, 31), (65, 300)],
     "swiglu": [(0, 3), (1, 1), (1, 33), (9, 31), (17, 64)],
     "swiglu_backward": [(0, 3), (1, 1), (1, 33), (9, 31), (17, 64)],
+    "rotate": [(0, 2, 3), (1, 1, 1), (9, 3, 33, 34), (5, 2, 8, 0, 3), (3, 1, 4, 1, 2, 5)],
     "gather_sum": [(0, 2, 3), (1, 1, 1), (9, 4, 33), (17, 2, 31)],
     "adamw": [([1],), ([2048],), ([2049, 0, 5000],), ([3] * 9 + [4097],)],
     "encode_all": [(0,), (1,), (255,), (257,)],
@@ -240,7 +253,7 @@ EDGES["round_tiles"] = EDGES["dequantize"] = EDGES["quantize"]
 CASES = {
     f.__name__: f
     for f in (
-        rms_norm, rms_norm_backward, swiglu, swiglu_backward, gather_sum, adamw,
+        rms_norm, rms_norm_backward, swiglu, swiglu_backward, rotate, gather_sum, adamw,
         encode_all, quantize, round_tiles, dequantize,
     )
 }  # fmt: skip

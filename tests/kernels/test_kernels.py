@@ -35,6 +35,10 @@ DRAWN = {
     "rms_norm_backward": st.tuples(ROWS, WIDTH, st.integers(0, 5)),
     "swiglu": st.tuples(ROWS, WIDTH, st.integers(0, 5)),
     "swiglu_backward": st.tuples(ROWS, WIDTH, st.integers(0, 5)),
+    "rotate": st.tuples(
+        st.integers(0, 20), st.integers(1, 4), st.integers(1, 70), st.integers(0, 40),
+        st.integers(1, 3), st.integers(0, 5),
+    ),
     "gather_sum": st.tuples(ROWS, st.integers(1, 8), WIDTH),
     "adamw": st.tuples(
         st.lists(st.integers(0, 5000), min_size=1, max_size=9),

@@ -44,6 +44,17 @@ IN_TEXTS = {
         ("dup[row * dup_stride + c]", "dup[row * d + c]", "the result's stride"),
         ("by * act;", "act;", "no g"),
     ],
+    "rotate": [
+        ("row / heads % tokens", "row % tokens", "the head's angles"),
+        ("% tokens * half", "* half", "a second sequence's angles"),
+        ("d - 2 * half", "0", "the first channels turned"),
+        ("? 1 : half", "? 1 : 1", "the partner of a half"),
+        ("? 2 * i : i", "? i : i", "the pairs' step"),
+        ("b * cosine + a", "b * cosine - a", "no rotation"),
+        (" * sign", "", "backward turns on"),
+        ("row * x_stride", "row * d", "rows that lie apart"),
+        ("c < start", "c <= start", "a race for one channel"),
+    ],
     "gather_sum": [
         ("j = 1; sent", "j = 0; sent", "the first twice"),
         ("j < k; j++", "j < k - 1; j++", "the last never"),

@@ -75,6 +75,28 @@ def test_swiglu(shape):
     assert launches[1] <= launches[0]
 
 
+@pytest.mark.parametrize("interleaved", [True, False])
+@pytest.mark.parametrize("shape, angles", [
+    ((2, 3, 4, 10), (3, 3)), ((2, 3, 1, 6), (2, 3, 3)), ((3, 2, 6), (3, 3)), ((0, 3, 1, 6), (3, 3)),
+], ids=str)  # fmt: skip
+def test_rope(shape, angles, interleaved):
+    rng = np.random.default_rng(0)
+    turn = rng.uniform(-7, 7, angles).astype(np.float32)
+    x = cases.device(cases.numbers(rng, *shape[:-1], shape[-1] + 5))[..., :-5]  # rows apart
+    cos, sin = Tensor(cases.device(np.cos(turn))), Tensor(cases.device(np.sin(turn)))
+
+    def compute():
+        p = Parameter(x)
+        y = ops.rope(p, cos, sin, interleaved=interleaved)
+        y.backward(xp.asarray(np.ones(shape, np.float32)))
+        return y.data, p.grad
+
+    off, on, launches = both_ways(compute)
+    for a, b in zip(off, on, strict=True):
+        assert a.tobytes() == b.tobytes()
+    assert launches[1] < launches[0]
+
+
 @pytest.mark.parametrize("sent", [[1, 1, 1, 1, 1], [1, 0, 1, 0, 0], [0, 0, 0, 0, 0]], ids=str)
 def test_the_routed_experts(sent):
     """Some tokens go nowhere, some experts get none; each pair's place and gate is its own."""

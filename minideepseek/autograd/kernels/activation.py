@@ -5,7 +5,7 @@ r"""SwiGLU as two kernels.
     kernels, forward             1              3
              backward            1              5
 
-The `small` preset has a dense layer and three shared experts to run: 4 calls, 72 of the 3,776
+The `small` preset has a dense layer and three shared experts to run: 4 calls, 72 of the 3,840
 launches of its step, or 8. Its 48 routed experts make 6 more of them each forward and 12 backward;
 what they need with these kernels stands in rules.py.
 

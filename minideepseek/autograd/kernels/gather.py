@@ -3,7 +3,7 @@ r"""The way back from the experts as a kernel: each token's K results, gathered 
     array functions     9 launches at K = 4     20 arrays read or written, of the size of y
     kernel              1                        5
 
-Six times a step of `small`: 54 of its 3,776 launches. That alone would not be a reason; the bytes
+Six times a step of `small`: 54 of its 3,840 launches. That alone would not be a reason; the bytes
 are. The array functions write each gathered row and read it again to add it; the kernel keeps the
 sum in a register.
 

@@ -5,7 +5,7 @@ r"""RMSNorm as two kernels.
     kernels, forward             1              2   (x is read twice, the second time from cache)
              backward            2              3   (g and x three times, twice from cache)
 
-A step of the `small` preset normalises 17 times: 374 of its 3,776 launches, or 51.
+A step of the `small` preset normalises 17 times: 374 of its 3,840 launches, or 51.
 
 **A warp owns a row.** Its lane c reads the elements c, c + 32, …, so that the warp reads 128 bytes
 side by side each time; the 32 partial sums are added by a butterfly, in which each lane adds the

@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable
 
 from minideepseek.autograd.backend import Array, xp_of
-from minideepseek.autograd.kernels import activation, gather, norm
+from minideepseek.autograd.kernels import activation, gather, norm, rotation
 from minideepseek.autograd.kernels.launch import side_by_side
 
 Rule = tuple[Array, Callable]
@@ -53,6 +53,16 @@ def swiglu(gate: Array, up: Array) -> Rule:
         return grads
 
     return activation.swiglu(*rows).reshape(gate.shape), vjp
+
+
+def rope(x: Array, cos: Array, sin: Array, interleaved: bool) -> Rule:
+    """`fused.rope`."""
+
+    def turned(z, sign):
+        rows = rotation.rotate(_rows(z), x.shape[-2], cos, sin, interleaved, sign)
+        return rows.reshape(x.shape)
+
+    return turned(x, 1.0), lambda g: (turned(g, -1.0), None, None)
 
 
 def expert_mlp(x: Array, gate_up: Array, down: Array, indices: Array, pairs: tuple) -> Rule:
