@@ -27,7 +27,7 @@ _KERNELS = "minideepseek/autograd/kernels/"
 ALLOWED = {  # (file, words of the sentence): why no command stands there
     ("minideepseek/autograd/gradcheck.py", "an error of 1 % never"): "arithmetic of a tolerance",
     (f"{_KERNELS}__init__.py", "5 to 15 µs to ask"): "what a launch costs elsewhere",
-    (f"{_KERNELS}__init__.py", "with its kernel optimise"): "counted once: no command prints it yet",
+    (f"{_KERNELS}__init__.py", "with its kernel optimise"): "no command prints it yet",
     (f"{_KERNELS}optimise.py", "182 MB to read and write"): "arithmetic of a data sheet",
     (f"{_KERNELS}optimise.py", "780 launches at"): "arithmetic",
     ("minideepseek/layers/fp8/kernels.py", "at 10 µs a launch"): "arithmetic",
