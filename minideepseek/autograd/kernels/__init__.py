@@ -4,7 +4,7 @@ An array function reads its operands from memory and writes its result back, and
 to 15 µs to ask for it. A kernel of our own does a whole formula in one reading and one writing, for
 one such request. It is also forty lines of C++ that somebody has to understand, so each one here
 has a count for its reason. A training step of the `small` preset over 4 × 128 tokens asks for 3,840
-launches (27,665 in FP8), counted over the tests' stand-in for CuPy:
+launches (27,665 in FP8), counted over the tests' stand-in for CuPy by tests/kernels/test_counts.py:
 
                                          launches      with its kernel
     optimise     AdamW                        780      1      chosen
