@@ -1,8 +1,9 @@
 """Profiles and the one-thread rule, set before NumPy is imported.
 
 BLAS runs one thread in tests: results are then the same on every machine, and a second pool of
-spinning BLAS threads on a busy machine can cost far more than it saves. What a process started by a
-test prints is UTF-8 on Windows too; what a user's console makes of it is tests/portability's.
+spinning BLAS threads on a busy machine can cost far more than it saves. A process that a test
+starts takes warnings for errors, too, and prints UTF-8 on Windows as well; what a user's console
+makes of that is tests/portability's.
 """
 
 import os
@@ -10,6 +11,7 @@ import os
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("PYTHONUTF8", "1")
+os.environ.setdefault("PYTHONWARNINGS", "error")
 
 from hypothesis import HealthCheck, settings  # noqa: E402
 
