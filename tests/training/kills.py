@@ -17,11 +17,13 @@ import io
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from minideepseek.cli import main as command_line
+from minideepseek.errors import RecoveryWarning
 from minideepseek.training import language  # noqa: F401  loaded once, before the forks
 from minideepseek.training.rundir import read_metrics
 from tests.training.tiny import untimed
@@ -105,6 +107,7 @@ def process(work: Callable[[], int]) -> int:
             quiet = os.open(os.devnull, os.O_WRONLY)
             os.dup2(quiet, 1)
             os.dup2(quiet, 2)
+            warnings.simplefilter("default", RecoveryWarning)  # what was killed is told so
             code = work()
         finally:
             os._exit(code)
