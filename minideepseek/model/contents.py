@@ -141,7 +141,8 @@ class Contents:
 
 def model_directory(directory: str | os.PathLike) -> Path:
     """The directory, if it holds a config.json; else CheckpointError, with a guess of what was
-    meant: the run that trained a model keeps it one level down."""
+    meant: the run that trained a model keeps it one level down. What a killed save left is put
+    right before."""
     say(recover_directory(directory))
     folder = Path(directory)
     if not os.path.isdir(folder):
@@ -161,7 +162,11 @@ def read_contents(directory: str | os.PathLike) -> Contents:
     leaves the directory. What the tensors are is then for `Contents.faults` to say.
     """
     restored = recover_directory(directory)
-    folder = model_directory(directory)
+    try:
+        folder = model_directory(directory)
+    except CheckpointError:
+        say(restored)
+        raise
     config = DeepSeekV3Config.from_json(folder / "config.json")
     wanted = checkpoint_size(config)[0]
     if wanted > MAX_TENSORS:

@@ -39,7 +39,7 @@ def test_file_is_old_or_new_after_a_fault_at_any_call(tmp_path, old, mode):
         if mode == "error":
             assert failed is None or str(path) in str(failed) and "No space left" in str(failed)
             assert failed is None or state == old or "replace" in dict(faults.trace)  # a late fsync
-        litter, notices = [n for n in os.listdir(tmp_path) if n != path.name], []
+        litter = [n for n in os.listdir(tmp_path) if n != path.name]
         with warnings.catch_warnings(record=True) as notices:
             warnings.simplefilter("always", RecoveryWarning)
             with atomic_write(path) as file:  # clears away what a dead writer left, and says so
