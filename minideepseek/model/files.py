@@ -108,6 +108,8 @@ def atomic_directory(path: str | os.PathLike, owned: Sequence[str] = ()) -> Iter
             raise CheckpointError(f"cannot write {path}: it is write-protected")
         if Path.cwd().is_relative_to(target):
             raise CheckpointError(f"cannot write {path}: the working directory lies in it")
+        if LEFTOVER.fullmatch(target.name):  # its lock is ours: we would wait for ourselves
+            raise CheckpointError(f"cannot replace {path} at once: it is being written")
         _make_directory(target.parent)
         stack.callback(_remove, temporary)  # the new state if something failed, else the old one
         with _locked(target.parent):  # nobody takes it for litter before it is locked

@@ -219,7 +219,9 @@ def test_old_weights_go_and_other_files_stay(tmp_path):
     (path / "optimizer.safetensors").write_bytes(b"?")
     with atomic_directory(path, OWNED) as folder:
         write_model(model, folder)
-        ByteTokenizer().save_pretrained(folder)
+        ByteTokenizer().write(folder)
+        with pytest.raises(CheckpointError, match="it is being written"):
+            ByteTokenizer().save_pretrained(folder)
     expected = {"notes.txt", "optimizer.safetensors", "config.json", "generation_config.json"}
     assert set(os.listdir(path)) == {*expected, SINGLE, "tokenizer.json", "tokenizer_config.json"}
     assert same(from_pretrained(path).state_dict(), model.state_dict())
