@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minideepseek.model.checkpoint as module
+from minideepseek.autograd.blocks import BLOCK_BYTES
 from minideepseek.errors import CheckpointError, InputError
 from minideepseek.layers.fp8 import decode, dequantize, quantize
 from minideepseek.model.checkpoint import (
@@ -230,6 +231,7 @@ def test_old_weights_go_and_other_files_stay(tmp_path):
     assert same(from_pretrained(path).state_dict(), model.state_dict())
 
 
+@pytest.mark.filterwarnings("ignore::minideepseek.errors.RecoveryWarning")  # of what is left
 @pytest.mark.parametrize("call", ["replace", "rename", "fsync", "open"])
 def test_interrupted_write_leaves_old_or_new(tmp_path, monkeypatch, call):
     old, new, path = make_model(seed=1), make_model(seed=2), tmp_path / "a"
@@ -732,7 +734,7 @@ def test_loading_takes_the_model_and_one_tensor(tmp_path, kind):
     largest = max(array.nbytes for array in model.state_dict().values())
     assert largest == 2048 * 256 * 4 and held > 3 * largest
     extra = 0 if kind == "float32" else largest  # float32 is copied straight from the file
-    assert held < peak < held + 1.25 * extra + 0.1 * largest + 500_000
+    assert held < peak < held + extra + 0.1 * largest + 2 * BLOCK_BYTES
 
 
 # --------------------------------------------------------------------------------------- inspect
