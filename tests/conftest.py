@@ -23,6 +23,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 import pytest  # noqa: E402
 
+collect_ignore_glob = [] if hasattr(os, "fork") else ["mutate/*"]  # which forks: not on Windows
+
 
 @pytest.fixture(params=["cpu", "standin"])
 def device(request):

@@ -132,7 +132,8 @@ class RunDirectory:
             except _AnotherRun:
                 raise
             except CheckpointError as error:
-                damaged.append((folder, error))
+                # Its words alone: its traceback holds the files, and Windows renames none held.
+                damaged.append((folder, CheckpointError(str(error))))
                 continue
             notices += [f"{e}; {_aside(p)}, going on from {folder.name}" for p, e in damaged]
             notices += _differences(trainer, state)

@@ -59,7 +59,7 @@ def verbs(commands: dict[str, int], folder: Path, places=tuple(PLACES)) -> dict[
     found: dict[str, dict[str, str]] = {}
     for place in places:
         program, changes = PLACES[place]
-        (folder / place).mkdir()
+        (folder / place).mkdir(exist_ok=True)
         (folder / place / "text.txt").write_text(tiny.text(30, 3), "utf-8")
         for command, code in commands.items():
             done = subprocess.run(
@@ -98,6 +98,16 @@ def compare(commands: dict[str, int], folder: Path) -> int:
 @linux
 def test_verbs(tmp_path):
     assert compare(QUICK, tmp_path) > 50
+
+
+@linux
+def test_a_damaged_checkpoint_is_set_aside_though_it_was_mapped(tmp_path):
+    verbs({PRETRAIN: 0}, tmp_path, ["windows"])
+    checkpoints = tmp_path / "windows/run/checkpoints"
+    newest = max(checkpoints.iterdir())
+    os.truncate(newest / "model.safetensors", 20_000)
+    verbs({"pretrain --resume run": 0}, tmp_path, ["windows"])
+    assert (checkpoints / f"damaged-{newest.name}").exists()
 
 
 @linux
