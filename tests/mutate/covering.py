@@ -2,10 +2,10 @@
 
 Every file of tests, and every folder of the package for its doctests, runs once in a child under a
 tracer that looks at the targets' lines alone. A test that fails there (one that counts on how deep
-the stack is, say) is named and judges no mutant. What is found is kept by the file's text and the
-package's: a new file of tests costs its own run only. Tests that were changed through another file
-keep their old lines, which may overlook a test, and so can make a survivor of a mutant, but never
-the other way round.
+the stack is, say) is named and judges no mutant. What is found is kept, and found anew where the
+file's text has changed, or a target that its tests execute. Tests that were changed through another
+file keep their old lines, which may overlook a test, and so can make a survivor of a mutant, but
+never the other way round.
 
 Lines that a fixture runs count for all tests of the file: the fixture may be the module's. Lines
 that run at import count for none: `Covering.of` gives a mutant in them the tests of its chapter.
@@ -23,7 +23,7 @@ from time import process_time  # tests put clocks of their own in its place
 
 import pytest
 
-from tests.mutate.children import Answer, each
+from tests.mutate.children import each
 from tests.mutate.sites import Site, statement_lines
 
 NOT_COVERING = ("tests/mutate/", "tests/parity/")  # the tool's own tests; those of a later tier
@@ -147,46 +147,53 @@ def test_files(root: Path, package: str) -> Iterator[str]:
 
 
 def collect(root: Path, package: str, targets: list[str], folder: Path, processes: int) -> Covering:
-    """What every test executes, from `folder` where it is known and by running the others.
-
-    RuntimeError for a file of tests that cannot be run.
-    """
+    """What every test executes, from `folder` where it is known and by running the others."""
     texts = {name: digest((root / name).read_bytes()) for name in test_files(root, package)}
-    sources = sorted((root / package).rglob("*.py"))
-    code = digest(*(p.read_bytes() for p in sources), *(t.encode() for t in targets))
-    kept = {}
-    for name, text in texts.items():
-        key = digest(code.encode(), name.encode(), text.encode())
-        kept[name] = folder / "covering" / f"{key}.json"
-    missing = [name for name in texts if not kept[name].exists()]
-    (folder / "covering").mkdir(parents=True, exist_ok=True)
+    sources = {f: digest((root / f).read_bytes()) for f in targets}
+    folder.joinpath("covering").mkdir(parents=True, exist_ok=True)
+    kept = {
+        name: folder / "covering" / f"{digest(name.encode(), text.encode())}.json"
+        for name, text in texts.items()
+    }
+    known = {name: found for name, path in kept.items() if (found := _known(path, sources))}
+    missing = [name for name in texts if name not in known]
 
     def work(name: str, scratch: Path) -> dict:
-        return trace(name, root, targets, scratch)
+        return trace(name, root, targets, scratch) | {"sources": sources}
 
     for i, (name, answer) in enumerate(each(missing, work, folder / "scratch", root, processes)):
-        _keep(name, answer, kept[name])
-        print(f"which test executes what: {i + 1} of {len(missing)} files, "
-              f"{name} took {answer.cpu:.1f} s", flush=True)  # fmt: skip
-    tests = []
-    for path in kept.values():
-        found = json.loads(path.read_text("utf-8"))
-        for name in found["failed"]:
-            print(f"judges nothing, since it fails under the tracer: {name}", flush=True)
-        for name, one in found["tests"].items():
-            lines = {f: int(bits, 16) for f, bits in one["lines"].items()}
-            for f, bits in found["shared"].items():
-                lines[f] = lines.get(f, 0) | int(bits, 16)
-            tests.append(Test(name, one["seconds"], lines))
-    return Covering(tests, texts, root)
+        done = f"which test executes what: {i + 1} of {len(missing)} files, {name}"
+        if answer.value is None or answer.value["status"] not in (0, 1, 5):  # 5: none of this tier
+            print(f"{done} judges nothing, since it cannot be run:\n{answer.output}", flush=True)
+            continue
+        print(f"{done} took {answer.cpu:.1f} s", flush=True)
+        known[name] = answer.value
+        partial = kept[name].with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(answer.value), "utf-8")
+        partial.replace(kept[name])
+    return Covering([test for found in known.values() for test in _tests(found)], texts, root)
 
 
-def _keep(name: str, answer: Answer, path: Path) -> None:
-    if answer.value is None or answer.value["status"] not in (0, 1, 5):  # 5: none of this tier
-        raise RuntimeError(f"{name} cannot be run:\n{answer.output}")
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(answer.value), "utf-8")
-    partial.replace(path)
+def _known(path: Path, sources: dict[str, str]) -> dict | None:
+    """What was found before, unless a target that these tests execute has changed or is new."""
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text("utf-8"))
+    touched = {f for one in found["tests"].values() for f in one["lines"]} | set(found["shared"])
+    for f, text in sources.items():
+        if f not in found["sources"] or (f in touched and found["sources"][f] != text):
+            return None
+    return found
+
+
+def _tests(found: dict) -> Iterator[Test]:
+    for name in found["failed"]:
+        print(f"judges nothing, since it fails under the tracer: {name}", flush=True)
+    for name, one in found["tests"].items():
+        lines = {f: int(bits, 16) for f, bits in one["lines"].items()}
+        for f, bits in found["shared"].items():
+            lines[f] = lines.get(f, 0) | int(bits, 16)
+        yield Test(name, one["seconds"], lines)
 
 
 def trace(name: str, root: Path, targets: list[str], scratch: Path) -> dict:
