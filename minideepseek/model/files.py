@@ -280,7 +280,7 @@ def _locked(path: Path, alone: bool = False, wait: bool = True) -> Iterator[bool
 
 
 def _resolved(path: str | os.PathLike) -> Path:
-    """The path without symbolic links; a loop of them is left for the system to refuse."""
+    """The path without symbolic links; a loop of them stays, and is replaced."""
     try:
         return Path(os.path.realpath(path))
     except ValueError as error:  # a NUL
@@ -319,9 +319,11 @@ def _remove_leftovers(target: Path) -> str | None:
 
 def _remove(path: Path) -> None:
     """Delete a file or a directory as far as it is there and the system lets us."""
-    shutil.rmtree(path, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        os.unlink(path)
+    if path.is_dir() and not path.is_symlink():  # rmtree would open a pipe, and wait
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
 
 @contextlib.contextmanager

@@ -243,10 +243,8 @@ def _parse_json(path: Path, raw: bytes) -> dict[str, Any]:
         raise CheckpointError(f"{path}: the header is no valid JSON: {error}") from None
 
 
-def _integer(text: str) -> int:
-    if text == "-0":
-        raise ValueError("-0 is no size")  # to the reference library either
-    return int(text)
+def _integer(text: str) -> int | float:
+    return -0.0 if text == "-0" else int(text)  # no size to the reference library either
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
