@@ -14,6 +14,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("names", nargs="*", help="scenarios whose names hold one of these (all)")
     parser.add_argument("--stride", type=int, default=1, help="every so many-th call only (1)")
+    faults = [fault.name for fault in disk.FAULTS] + ["power cut"]
+    parser.add_argument("--fault", choices=faults, help="this one alone (all)")
     options = parser.parse_args()
     if why := disk.why_not():
         print(f"skipped: {why}")
@@ -26,7 +28,7 @@ def main() -> int:
     results, began = [], time.process_time()
     for scenario in (*scenarios.SCENARIOS, *runs.RUNS):
         if not options.names or any(word in scenario.name for word in options.names):
-            results.append(runner.run(scenario, options.stride))
+            results.append(runner.run(scenario, options.stride, options.fault))
             print(runner.table(results[-1:]).splitlines()[1], flush=True)
             for violation in results[-1].violations[:SHOWN]:
                 print(f"   {violation}", flush=True)

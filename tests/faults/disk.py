@@ -106,6 +106,7 @@ def begin_again(arguments: list[str]) -> None:
     """Replace this process by the same one with the shim."""
     library = compiled(Path(tempfile.mkdtemp()))
     environment = {**os.environ, "LD_PRELOAD": str(library), "OPENBLAS_NUM_THREADS": "1"}
+    environment.pop("PYTHONWARNINGS", None)  # a Ctrl-C within open() leaves a file unclosed
     os.execve(sys.executable, [sys.executable, "-m", "tests.faults", *arguments], environment)
 
 

@@ -13,6 +13,7 @@ and after a power cut (power.py) the same, with the new state there once the act
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -26,7 +27,7 @@ from minideepseek.cli.notices import plain_warnings
 from minideepseek.errors import MiniDeepSeekError
 from tests.faults import power
 from tests.faults.disk import FAULTS, Call, Ended, Fault, process
-from tests.faults.scenarios import Scenario, leftovers, nothing
+from tests.faults.scenario import Scenario, leftovers, nothing
 
 Act = Callable[[Path], object]
 PUT_RIGHT = ("a process ended while it wrote this", "a save was cut short")
@@ -81,6 +82,8 @@ class Bench:
         self.reset()
         self.calls = self._whole(scenario.act)
         self.new = self.state()
+        every = set(range(1, len(self.calls) + 1))
+        self.tried = telling(self.calls) if scenario.timeless else every
         self._whole(self.again)
         self.goals, self.ever = [goal, self.state()], None
         if scenario.timeless is not None:
@@ -123,12 +126,12 @@ class Bench:
 def afterwards(bench: Bench, result: Result, where: str) -> Any:
     """A reader and the next start, and what is wrong with them; the state that was found."""
     litter, looked = leftovers(bench.root), Ended(0, "")
+    wanted = bench.scenario.told(bench.root)
     if bench.scenario.look is not nothing:
         looked = bench.run(bench.scenario.look)
     found = bench.state()
     kind = "old" if found == bench.old else "new" if found == bench.new else "between"
     setattr(result, kind, getattr(result, kind) + 1)
-    wanted = bench.scenario.told(bench.root)
     started = bench.run(bench.again)
     said, ended = looked.said + started.said, bench.state()
     goals = {"old": bench.goals[:1], "new": bench.goals[1:]}.get(kind, bench.goals)
@@ -160,9 +163,22 @@ def differing(state: Any, other: Any) -> str:
     return "; ".join(f"{kind} {', '.join(sorted(names))}" for kind, names in kinds.items() if names)
 
 
-def points(calls: list[Call], fault: Fault, stride: int) -> list[int]:
+def telling(calls: list[Call]) -> set[int]:
+    """The numbers of the calls without most writes of a file that is written in many: the first
+    stays, one in the middle and the last."""
+    found = set()
+    numbers = range(1, len(calls) + 1)
+    same = itertools.groupby(numbers, lambda i: (calls[i - 1].kind, calls[i - 1].path))
+    for (kind, _), group in same:
+        these = list(group)
+        found |= {these[0], these[len(these) // 2], these[-1]} if kind == "write" else set(these)
+    return found
+
+
+def points(bench: Bench, fault: Fault, stride: int) -> list[int]:
     """The numbers of the calls that a fault is tried at: every stride-th of those it fits."""
-    fits = [i for i, call in enumerate(calls, 1) if fault.calls is None or call.kind in fault.calls]
+    kinds = fault.calls or {call.kind for call in bench.calls}
+    fits = [i for i in sorted(bench.tried) if bench.calls[i - 1].kind in kinds]
     return fits[len(fault.name) % stride :: stride]
 
 
@@ -183,10 +199,12 @@ def wrong_end(ended: Ended, fault: Fault, is_new: bool) -> str | None:
     return None
 
 
-def try_faults(bench: Bench, result: Result, stride: int) -> None:
+def try_faults(bench: Bench, result: Result, stride: int, only: str | None) -> None:
     """Each fault at each call."""
     for fault in FAULTS:
-        for at in points(bench.calls, fault, stride):
+        if only not in (None, fault.name):
+            continue
+        for at in points(bench, fault, stride):
             bench.reset()
             where = f"{result.name}, {fault.name} at {at} ({bench.calls[at - 1].brief()})"
             ended = bench.run(bench.scenario.act, fault, at)
@@ -204,7 +222,7 @@ def try_power_cuts(bench: Bench, result: Result, stride: int) -> None:
         over = number == len(bench.calls)
         for state in disk.cuts():
             known = any(state == other and (was or not over) for other, was in seen)
-            if known or (number % stride and not over):
+            if known or (number not in bench.tried or number % stride) and not over:
                 continue
             seen.append((state, over))
             bench.reset(empty=True)
@@ -218,14 +236,16 @@ def try_power_cuts(bench: Bench, result: Result, stride: int) -> None:
                 result.violations.append(f"{where}: over, and not on the disk")
 
 
-def run(scenario: Scenario, stride: int = 1) -> Result:
-    """Everything, or every stride-th of the calls of each fault."""
+def run(scenario: Scenario, stride: int = 1, only: str | None = None) -> Result:
+    """Everything, or every stride-th of the calls of each fault, or one fault only."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as place:
         bench = Bench(scenario, Path(place))
         result = Result(scenario.name, len(bench.calls))
-        try_faults(bench, result, stride)
-        try_power_cuts(bench, result, stride)
+        stride *= scenario.stride
+        try_faults(bench, result, stride, only)
+        if only in (None, "power cut"):
+            try_power_cuts(bench, result, stride)
         return result
 
 

@@ -18,12 +18,13 @@ import pytest
 
 from minideepseek.cli import main as command_line
 from minideepseek.model.leftovers import is_leftover
-from minideepseek.reasoning import jobs
+from minideepseek.reasoning import jobs, journey
 from minideepseek.reasoning.r1.sft import SFTPlan
 from minideepseek.training import language
-from minideepseek.training.rundir import list_checkpoints, read_metrics
+from minideepseek.training.rundir import read_metrics
 from tests.faults.disk import Call
-from tests.faults.scenarios import Scenario, View, nothing
+from tests.faults.scenario import Scenario, View, nothing
+from tests.faults.scenarios import cut, newest, stages
 from tests.reasoning import small
 from tests.training import tiny
 
@@ -89,16 +90,6 @@ def stopped(words: str) -> Callable[[Path], None]:
     return act
 
 
-def newest(stage: Path) -> int:
-    """The step of a stage's newest checkpoint."""
-    return max((int(path.name.split("-")[1]) for path in list_checkpoints(stage)), default=0)
-
-
-def stages(root: Path) -> list[Path]:
-    """The directories with metrics below the root."""
-    return sorted(path.parent for path in root.rglob("metrics.jsonl"))
-
-
 def timeless(name: str, data: bytes) -> bytes:
     """A file's bytes, without what depends on the clock."""
     if name.endswith("report.html"):
@@ -127,14 +118,8 @@ def record(root: Path) -> View:
 
 def told(root: Path) -> list[str]:
     """What the next start has to say: how far each stage is, and what was cut."""
-    words = []
-    for stage in stages(root):
-        if newest(stage):
-            words.append(f"after step {newest(stage)} of|: complete")
-        lines = (stage / "metrics.jsonl").read_bytes().split(b"\n")
-        if len(lines) - 1 > newest(stage) or lines[-1]:
-            words.append(f"cut back to step {newest(stage)},")
-    return words
+    steps = [newest(stage) for stage in stages(root)]
+    return cut(root) + [f"after step {step} of|: complete" for step in steps if step]
 
 
 def promised(calls: list[Call], root: Path) -> str | None:
@@ -147,6 +132,12 @@ def promised(calls: list[Call], root: Path) -> str | None:
     return None
 
 
+def all_stages(root: Path) -> None:
+    """The reasoning part from random weights."""
+    small.install(pytest.MonkeyPatch(), root.parent / "world/shipped")
+    journey.run(journey.ReasoningJob(root / "run", seed=3))
+
+
 def scenario(name: str, words: str, resumed: bool = False, every: bool = True) -> Scenario:
     """A command, begun or gone on with. every: whether there is a checkpoint after each step."""
     act = go_on(words) if resumed else commanded(words, "--out")
@@ -154,7 +145,7 @@ def scenario(name: str, words: str, resumed: bool = False, every: bool = True) -
     return Scenario(
         name, old, act, again=go_on(words), view=record, timeless=timeless,
         told=told, promised=promised if every else None,
-    )  # fmt: skip
+    )
 
 
 RUNS = (
@@ -163,4 +154,6 @@ RUNS = (
     scenario("sft", SFT),
     scenario("grpo", GRPO),
     scenario("journey --quick", JOURNEY, every=False),
-)
+    Scenario("all stages (every 10th call)", nothing, all_stages, view=record, timeless=timeless,
+             told=told, stride=10),
+)  # fmt: skip

@@ -1,15 +1,9 @@
-"""What is interrupted: everything that the package writes, small.
-
-A scenario has an old state, an act, and a next start. `old` makes the state below a root, `act`
-does what is interrupted; both are given the root. `look` is what comes first afterwards: a reader.
-`again` is the next start, by default the act once more. `view` is what is compared: all files.
-"""
+"""What is interrupted: everything that the package writes, small; whole commands are in runs.py."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +17,6 @@ from minideepseek.model.checkpoint import from_pretrained
 from minideepseek.model.config import DeepSeekV3Config
 from minideepseek.model.files import recover_directory
 from minideepseek.model.fp8 import fp8_inference
-from minideepseek.model.leftovers import is_leftover
 from minideepseek.model.tokenizer import WORD_SPECIAL_TOKENS, WordTokenizer, load_tokenizer
 from minideepseek.model.transformer import DeepSeekV3
 from minideepseek.reasoning.journey import ReasoningJob
@@ -32,66 +25,16 @@ from minideepseek.reasoning.stages import Stages
 from minideepseek.training.job import LanguageJob, store_job
 from minideepseek.training.report import RunRecord, write_report
 from minideepseek.training.rundir import RunDirectory, list_checkpoints, read_metrics
-from tests.faults.disk import Call
+from tests.faults.scenario import (
+    Scenario,
+    View,
+    each_old_or_new,
+    leftovers,
+    nothing,
+)
 from tests.reasoning.small import Small
 from tests.training import tiny
 from tests.training.fake_run import fake_run
-
-View = dict[str, bytes]
-
-
-def files(root: Path) -> View:
-    """Everything below the root that is not a leftover: path → bytes."""
-    found = {}
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root)
-        if path.is_file() and not any(map(is_leftover, name.parts)):
-            found[str(name)] = path.read_bytes()
-    return found
-
-
-def leftovers(root: Path) -> list[str]:
-    """What unfinished saves left below the root."""
-    return [str(path.relative_to(root)) for path in root.rglob("*") if is_leftover(path.name)]
-
-
-def nothing(root: Path) -> None:
-    """No old state; or nobody reads."""
-
-
-def old_or_new(found: Any, old: Any, new: Any) -> bool:
-    """All at once."""
-    return found in (old, new)
-
-
-def each_old_or_new(found: View, old: View, new: View) -> bool:
-    """File by file: what is written one after the other, and finished by the next start."""
-    return all(found.get(name) in (old.get(name), new.get(name)) for name in {*found, *old, *new})
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """See above.
-
-    allowed: whether what is found is the old state or the new one. lasting: whether the new state
-    outlives a power cut once the act is over. timeless: of a run, what of a file does not depend
-    on the clock; what is found is then files as they were at some time, none of another. told:
-    what the next start says of what it finds, each one of some words between |. promised: what a
-    power cut took that calls had promised.
-    """
-
-    name: str
-    old: Callable[[Path], object]
-    act: Callable[[Path], object]
-    look: Callable[[Path], object] = nothing
-    again: Callable[[Path], object] | None = None
-    view: Callable[[Path], Any] = files
-    allowed: Callable[[Any, Any, Any], bool] = old_or_new
-    lasting: bool = True
-    timeless: Callable[[str, bytes], bytes] | None = None
-    told: Callable[[Path], list[str]] = lambda root: []
-    promised: Callable[[list[Call], Path], str | None] | None = None
-
 
 # ----------------------------------------------------------------------- models and tokenizers
 
@@ -196,6 +139,26 @@ def resume_to_3(root: Path) -> None:
     stepped(root, 3, (3,))
 
 
+def newest(stage: Path) -> int:
+    """The step of a stage's newest checkpoint."""
+    return max((int(path.name.split("-")[1]) for path in list_checkpoints(stage)), default=0)
+
+
+def stages(root: Path) -> list[Path]:
+    """The directories with metrics below the root."""
+    return sorted(path.parent for path in root.rglob("metrics.jsonl"))
+
+
+def cut(root: Path) -> list[str]:
+    """What the next start has to say of metrics that are further than their checkpoint."""
+    words = []
+    for stage in stages(root):
+        lines = (stage / "metrics.jsonl").read_bytes().split(b"\n")
+        if len(lines) - 1 > newest(stage) or lines[-1]:
+            words.append(f"cut back to step {newest(stage)},")
+    return words
+
+
 def append(root: Path) -> None:
     """One line more."""
     directory(root).record({"step": 3, "loss": 0.25})
@@ -219,6 +182,13 @@ def damaged_run(root: Path) -> None:
     stepped(root, 3, (1, 2))
     file = list_checkpoints(root / "run")[-1] / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
+
+
+def damage_told(root: Path) -> list[str]:
+    """What the next start says of it."""
+    if newest(root / "run") < 2:
+        return cut(root)
+    return ["step-00000002 is set aside as damaged-step-00000002", "cut back to step 1,"]
 
 
 def aside_first(found: View, old: View, new: View) -> bool:
@@ -293,6 +263,13 @@ def damaged_record(root: Path) -> None:
     (root / "mine/.progress.json").write_text('{"add": {"hin', "utf-8")
 
 
+def record_told(root: Path) -> list[str]:
+    """What the next start says of a record that is damaged still."""
+    record = root / "mine/.progress.json"
+    damaged = record.exists() and b"}" not in record.read_bytes()
+    return ["it is set aside as damaged-progress.json"] if damaged else []
+
+
 def hint_anyway(root: Path) -> None:
     learners.Folder(root / "mine", FEW).hint("tanh")
 
@@ -348,11 +325,12 @@ SCENARIOS = (
     Scenario("FP8 codes over float32", beside_notes(save(1)), save(2, fp8=True), load),
     Scenario("a tokenizer over another", save_words("a", "b"), save_words("c"), load_words),
     Scenario("a line of metrics", lambda root: stepped(root, 2, (2,)) and None, append,
-             view=lines, again=resume_to_3, lasting=False),
-    Scenario("metrics cut at a resume", lambda root: stepped(root, 3, (1, 2)) and None, resume),
+             view=lines, again=resume_to_3, lasting=False, told=cut),
+    Scenario("metrics cut at a resume", lambda root: stepped(root, 3, (1, 2)) and None, resume,
+             told=cut),
     Scenario("a checkpoint of a run", lambda root: stepped(root, 2, (1, 2)) and None, third_save,
-             view=as_resumed),
-    Scenario("a damaged checkpoint", damaged_run, resume, allowed=aside_first),
+             view=as_resumed, told=cut),
+    Scenario("a damaged checkpoint", damaged_run, resume, allowed=aside_first, told=damage_told),
     Scenario("report.html", report(OLD_REPORT), report(NEW_REPORT)),
     Scenario("run.json, new", nothing, job(0)),
     Scenario("run.json", job(0), job(1)),
@@ -362,7 +340,7 @@ SCENARIOS = (
     Scenario("exercises start, older", begun, start(FEW), look_at_mine, allowed=each_old_or_new),
     Scenario("exercises hint", start(FEW), give_hint, look_at_mine, second_hint),
     Scenario("a damaged record", damaged_record, hint_anyway, look_at_mine,
-             second_hint, allowed=record_aside),
+             second_hint, allowed=record_aside, told=record_told),
     Scenario("zoo show", show("rms_norm"), show("rotated"), allowed=each_old_or_new),
     Scenario("the book over a book", book("one"), book("two"), next_start),
 )  # fmt: skip

@@ -1,14 +1,11 @@
-"""The reasoning part of a journey: stages in order, gates between, and no difference after a kill.
+"""The reasoning part of a journey: stages in order, gates between; kills are in tests/faults.
 
 The runs are those of small.py: all four stages in a second of work.
 """
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +19,9 @@ from minideepseek.reasoning.journey import ReasoningJob, ReasoningPart, run, sto
 from minideepseek.reasoning.recipe import QUICK, RECIPE, Gate
 from minideepseek.reasoning.stages import Interrupted, weights_hash
 from minideepseek.training.rundir import list_checkpoints
-from tests.platforms import needs_fork
 from tests.reasoning import small
 from tests.reasoning.grpo.tiny import same, weights
 
-ROOT = Path(__file__).parent.parent.parent
 REAL_RECIPES = QUICK, RECIPE
 EVALUATED = ["base", "cold start", "grpo", "grpo, τ = 0.6", "control"]
 
@@ -216,30 +211,6 @@ class Stopped:
 
     def __exit__(self, *_):
         pass
-
-
-def killed(folder: Path, how_many: str, timeout: int) -> tuple[int, str]:
-    """The driver's number of points, after all of them went well."""
-    found = subprocess.run(
-        [sys.executable, "-m", "tests.reasoning.kills", str(folder), how_many],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
-        capture_output=True, encoding="utf-8", timeout=timeout,
-    )  # fmt: skip
-    assert found.returncode == 0, found.stdout + found.stderr
-    failed, _, points = found.stdout.split()[-5:-2]
-    assert int(failed) == 0, found.stdout
-    return int(points)
-
-
-@needs_fork
-def test_killed_in_each_stage_and_between(folder):
-    assert killed(folder, "few", 300) == 6
-
-
-@pytest.mark.slow
-@needs_fork
-def test_killed_in_place_of_many_calls(folder):
-    assert killed(folder, "many", 1500) >= 50
 
 
 # -------------------------------------------------------------------------------------------- gates

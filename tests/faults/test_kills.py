@@ -1,8 +1,7 @@
-"""Runs killed in the middle of anything, in processes of their own, resume to the same result.
+"""Without a shim: a real SIGKILL at random moments, a disk that is really full.
 
-The calls that change the disk are killed one by one (kills.py); a whole command line is killed by
-SIGKILL at random moments, again and again, until it is through; a disk that is really full ends a
-run with one sentence, and the run goes on when there is room.
+A command is killed again and again until it is through; a full disk ends it with one sentence, and
+it goes on when there is room. Both come to the same losses and the same model, bit for bit.
 """
 
 import os
@@ -17,14 +16,19 @@ from pathlib import Path
 
 import pytest
 
+from minideepseek.training.rundir import read_metrics
 from tests.platforms import needs_fork
 from tests.training import tiny
-from tests.training.kills import RUN, result
+from tests.training.tiny import untimed
 
 pytestmark = [pytest.mark.slow, needs_fork]
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
 COMMAND = [sys.executable, "-m", "minideepseek"]
+RUN = (
+    "pretrain --preset nano --steps 3 --batch-size 1 --sequence-length 8 --evaluate-every 3 "
+    "--checkpoint-every 1 --threads 1"
+).split()
 
 
 @pytest.fixture
@@ -36,30 +40,17 @@ def folder():
         yield Path(name)
 
 
-@pytest.mark.parametrize(
-    "kinds",
-    [
-        "new fsync",
-        "new open mkdir",
-        "new rename replace unlink rmdir link chmod",
-        "new write",
-        "resumed fsync open mkdir rename replace unlink rmdir link chmod write",
-    ],
-)
-def test_killed_in_place_of_a_call(folder, kinds):
-    found = subprocess.run(
-        [sys.executable, "-m", "tests.training.kills", folder, folder / "text", *kinds.split()],
-        cwd=ROOT, env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=300,
-    )  # fmt: skip
-    assert found.returncode == 0, found.stdout + found.stderr
-    failed, _, points = found.stdout.split()[-5:-2]
-    assert int(failed) == 0 and int(points) >= 40, found.stdout
-
-
 def command(out: Path, *options: str) -> list[str]:
     """The run begun, or gone on with if there is something to go on with."""
-    place = "--resume" if (out / "checkpoints").exists() else "--out"
+    place = "--resume" if (out / "run.json").exists() else "--out"
     return [*COMMAND, *RUN, *options, "--text", str(out.parent / "text"), place, str(out)]
+
+
+def result(out: Path) -> tuple:
+    """What a run came to: losses, model, and the names of all files, the hidden ones too."""
+    losses = [untimed(m) for m in read_metrics(out / "metrics.jsonl")]
+    names = sorted(str(p.relative_to(out)) for p in out.rglob("*"))
+    return losses, (out / "model/model.safetensors").read_bytes(), names
 
 
 def steps_recorded(out: Path) -> int:
