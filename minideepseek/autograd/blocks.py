@@ -10,9 +10,9 @@ command line sets BLAS to one and calls `set_threads`.
 
 How large a block? A thread that ends a NumPy call waits while another holds the interpreter lock,
 and being woken takes tens of microseconds, as long as a small block's work. With blocks of 256 KiB
-two threads took RMSNorm's value and gradients, 2,048 rows of 256 numbers, more slowly than one (1.97
-against 1.20 ms); with 2 MiB, which leave the second-level cache and stay in the third, they take
-0.77 ms (`python -m demos.block_sizes`).
+two threads took RMSNorm's value and gradients, 2,048 rows of 256 numbers, more slowly than one
+(1.97 against 1.20 ms); with 2 MiB, which leave the second-level cache and stay in the third, they
+take 0.77 ms (`python -m demos.block_sizes`).
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def compiled(folder: Path) -> Path:
     """The library, made in `folder`. RuntimeError, with what the compiler said, if it cannot be."""
     library = folder / "shim.so"
     command = ["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(SOURCE), "-ldl"]
-    found = subprocess.run(command, capture_output=True, text=True)
+    found = subprocess.run(command, capture_output=True, encoding="utf-8")
     if found.returncode:
         raise RuntimeError(found.stderr)
     return library

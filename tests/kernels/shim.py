@@ -89,9 +89,9 @@ def build(source: str, name: str, extra: tuple[str, ...] = ()) -> ctypes.CDLL:
     """The shared library of a kernel's text."""
     text = program_text(source, name)
     stem = Path(_folder().name, hashlib.sha256((text + repr(extra)).encode()).hexdigest()[:16])
-    stem.with_suffix(".cpp").write_text(text)
+    stem.with_suffix(".cpp").write_text(text, "utf-8")
     command = [compiler(), *FLAGS, *extra, f"-I{HERE}", f"{stem}.cpp", "-o", f"{stem}.so"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     library = ctypes.CDLL(f"{stem}.so")
     library.run.restype = ctypes.c_char_p

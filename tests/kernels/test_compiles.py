@@ -34,7 +34,7 @@ def nvcc():
 def _nvcc(path, source):
     command = [path, "-x", "cu", "-arch=sm_90", "-cubin", "-Werror", "all-warnings"]
     command += ["-Xptxas", "-v", *CUPYS, *OPTIONS, "-o", "/dev/null", "-"]
-    return subprocess.run(command, input=source, capture_output=True, text=True)
+    return subprocess.run(command, input=source, capture_output=True, encoding="utf-8")
 
 
 @functools.cache

@@ -119,7 +119,7 @@ def test_the_environment_switches_them_on():
     code = "from minideepseek.autograd.kernels import launch; print(launch._on)"
     for value, expected in (("1", "True"), ("0", "False"), ("", "False")):
         environment = os.environ | {"MINIDEEPSEEK_KERNELS": value}
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8",
                               env=environment, cwd=ROOT, check=True)  # fmt: skip
         assert done.stdout.strip() == expected
 
@@ -142,7 +142,8 @@ print("clean")
 
 def sanitized(code):
     """Run Python code with the address sanitizer's library loaded first."""
-    library = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True)
+    ask = ["g++", "-print-file-name=libasan.so"]
+    library = subprocess.run(ask, capture_output=True, encoding="utf-8")
     path = library.stdout.strip()
     if not Path(path).is_absolute():
         pytest.skip("g++ has no libasan")
@@ -152,8 +153,9 @@ def sanitized(code):
         "PYTHONMALLOC": "malloc",
     }
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT
-    )
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=environment,
+        cwd=ROOT,
+    )  # fmt: skip
 
 
 @pytest.mark.slow

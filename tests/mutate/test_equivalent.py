@@ -14,7 +14,7 @@ sites_of = functools.cache(sites_of)
 def test_an_entry_fits_a_line_of_a_target_and_says_why(entry):
     """Or the line has changed, and its mutants must be judged again."""
     assert entry.file in target_files()
-    lines = [line.strip() for line in (ROOT / entry.file).read_text().splitlines()]
+    lines = [line.strip() for line in (ROOT / entry.file).read_text("utf-8").splitlines()]
     assert entry.line in lines, "no such line: remove the entry, or look at the mutant again"
     assert any(entry.fits(site) for site in sites_of(entry.file)), "no such change on that line"
     assert len(entry.reason.split()) >= 4

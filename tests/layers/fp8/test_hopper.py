@@ -259,7 +259,7 @@ def test_constants_are_those_of_the_headers():
                for f in nvidias(name)[:1]]  # fmt: skip
     if not headers:
         pytest.skip("no CUDA headers here; pip install nvidia-cublas brings cublasLt.h")
-    text = "\n".join(f.read_text() for f in headers)
+    text = "\n".join(f.read_text("utf-8") for f in headers)
     known = dict(re.findall(r"\b(CU\w+)\s*=\s*(\d+)\b", text))
     ours = {n: v for n, v in vars(cublaslt).items() if n.startswith("CU") and n.isupper()}
     ours |= {n: v for n, v in vars(cublaslt).items() if n.startswith("CUBLASLT_")}
