@@ -26,13 +26,15 @@ ROOM = {"write", "create", "open", "truncate", "mkdir", "link", "symlink"}  # wh
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at a call. calls: which kinds it is tried on, None: all."""
+    """What happens at a call. calls: which kinds it is tried on, None: all. clean: whether the
+    process can still remove what it leaves."""
 
     name: str
     mode: int
     code: int = 0
     calls: frozenset[str] | None = None
     killed: bool = False
+    clean: bool = False
 
     @property
     def reason(self) -> str:
@@ -41,14 +43,14 @@ class Fault:
 
 
 FAULTS = (
-    Fault("ENOSPC", _ONCE, errno.ENOSPC, frozenset(ROOM)),
-    Fault("ENOSPC from there on", _FULL, errno.ENOSPC, frozenset(ROOM)),
-    Fault("EIO", _ONCE, errno.EIO),
+    Fault("ENOSPC", _ONCE, errno.ENOSPC, frozenset(ROOM), clean=True),
+    Fault("ENOSPC from there on", _FULL, errno.ENOSPC, frozenset(ROOM), clean=True),
+    Fault("EIO", _ONCE, errno.EIO, clean=True),
     Fault("EIO from there on", _GONE, errno.EIO),
     Fault("short write", _SHORT, calls=frozenset({"write"})),
     Fault("SIGKILL", _KILL, killed=True),
     Fault("SIGKILL within a write", _HALF, calls=frozenset({"write"}), killed=True),
-    Fault("Ctrl-C", _INTERRUPT),
+    Fault("Ctrl-C", _INTERRUPT, clean=True),
 )
 
 

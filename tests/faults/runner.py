@@ -32,6 +32,7 @@ from tests.faults.scenario import Scenario, leftovers, nothing
 Act = Callable[[Path], object]
 PUT_RIGHT = ("a process ended while it wrote this", "a save was cut short")
 ASIDE = "is set aside as"
+REMOVING = ("unlink", "rmdir")  # where one of these fails, something stays
 
 
 @dataclass
@@ -208,7 +209,10 @@ def try_faults(bench: Bench, result: Result, stride: int, only: str | None) -> N
             bench.reset()
             where = f"{result.name}, {fault.name} at {at} ({bench.calls[at - 1].brief()})"
             ended = bench.run(bench.scenario.act, fault, at)
+            litter = leftovers(bench.root) if fault.clean else []
             found = afterwards(bench, result, where)
+            if litter and found != bench.new and bench.calls[at - 1].kind not in REMOVING:
+                result.violations.append(f"{where}: it ended and left {litter}")
             if wrong := wrong_end(ended, fault, found == bench.new):
                 result.violations.append(f"{where}: {wrong}")
 
