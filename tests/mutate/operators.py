@@ -199,7 +199,8 @@ def mask(node, place):
     if isinstance(node, ast.Call) and name_of(node.func) == "where" and len(node.args) == 3:
         m, a, b = node.args
         yield from (a, b, changed(node, args=[m, b, a]))
-    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.BitAnd, ast.BitOr)):
+    alias = not place.inside and isinstance(getattr(node, "right", None), ast.Name)  # of types
+    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.BitAnd, ast.BitOr)) and not alias:
         yield from (node.left, node.right)
         yield changed(node, op=ast.BitOr() if isinstance(node.op, ast.BitAnd) else ast.BitAnd())
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
