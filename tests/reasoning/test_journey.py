@@ -18,7 +18,7 @@ from minideepseek.reasoning.grpo.trainer import GRPOTrainer
 from minideepseek.reasoning.journey import ReasoningJob, ReasoningPart, run, stored_job
 from minideepseek.reasoning.recipe import QUICK, RECIPE, Gate
 from minideepseek.reasoning.stages import Interrupted, weights_hash
-from minideepseek.training.rundir import list_checkpoints
+from minideepseek.training.rundir import list_checkpoints, read_metrics
 from tests.reasoning import small
 from tests.reasoning.grpo.tiny import same, weights
 
@@ -168,15 +168,21 @@ def test_a_run_on_a_device(folder):
 
 
 def test_stopped_after_every_single_step(whole, folder):
-    """22 processes' worth of a run: each makes one step and is told to stop."""
+    """22 processes' worth of a run: each makes one step and is told to stop; evaluations are made
+    by the next one."""
     job, times, record = ReasoningJob(folder / "run", seed=3), 0, None
-    while record is None:
+
+    def made():
+        return sum(len(read_metrics(log)) for log in job.out.rglob("metrics.jsonl"))
+
+    while record is None and times < 99:
+        before = made()
         try:
-            record = ReasoningPart(job, lambda line: None, lambda: True).run()
+            record = ReasoningPart(job, lambda line: None, lambda b=before: made() > b).run()
         except Interrupted:
             times += 1
-    # A stage's last step completes it; the next stage then makes its first one.
-    assert times == sum(small.STEPS.values()) - len(small.STEPS)
+            assert made() == before + 1
+    assert times == sum(small.STEPS.values())
     assert small.told(record) == small.told(whole[1])
     mine, whole_run = small.result(job.out), small.result(whole[0])
     names = [n for n in mine["names"] if "/checkpoints/" not in n]  # which are kept differs
@@ -360,7 +366,15 @@ def test_a_seed_that_is_none(folder, seed):
     assert not np.any([path.exists() for path in folder.iterdir()])
 
 
-def test_a_checkpoint_of_another_stage_or_a_damaged_one(copied):
-    newest = list_checkpoints(copied / "cold-start")[-1]
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before_it(whole, copied):
+    newest, said = list_checkpoints(copied / "cold-start")[-1], []
     (newest / "model.safetensors").write_bytes(b"x" * 100)
-    refused(copied, f"^{re.escape(str(newest / 'model.safetensors'))}")
+    record = run(ReasoningJob(copied, 3), said.append)
+    assert any(f"{newest.name} is set aside as damaged-{newest.name}" in line for line in said)
+    assert small.told(record) == small.told(whole[1])
+
+
+def test_a_checkpoint_of_another_stage_or_all_damaged(copied):
+    for checkpoint in list_checkpoints(copied / "cold-start"):
+        (checkpoint / "model.safetensors").write_bytes(b"x" * 100)
+    refused(copied, f"^{re.escape(str(checkpoint / 'model.safetensors'))}")
