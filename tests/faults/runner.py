@@ -127,7 +127,7 @@ class Bench:
 def afterwards(bench: Bench, result: Result, where: str) -> Any:
     """A reader and the next start, and what is wrong with them; the state that was found."""
     litter, looked = leftovers(bench.root), Ended(0, "")
-    wanted = bench.scenario.told(bench.root)
+    wanted = bench.scenario.told(bench.root) + restored(bench.root, litter)
     if bench.scenario.look is not nothing:
         looked = bench.run(bench.scenario.look)
     found = bench.state()
@@ -153,6 +153,14 @@ def afterwards(bench: Bench, result: Result, where: str) -> Any:
     result.tried += 1
     result.violations += [f"{where}: {what}" for what, is_so in wrong.items() if is_so]
     return found
+
+
+def restored(root: Path, litter: list[str]) -> list[str]:
+    """What is said where a directory is missing and its backup is there."""
+    backups = [Path(name) for name in litter if name.endswith(".old")]
+    of = [root / path.with_name(path.name[1:].rsplit(".", 2)[0]) for path in backups]
+    sentence = "a save was cut short; the state before it is restored"
+    return [sentence for path in of if not path.exists()]
 
 
 def differing(state: Any, other: Any) -> str:
