@@ -24,7 +24,7 @@ from minideepseek.training import language
 from minideepseek.training.rundir import read_metrics
 from tests.faults.disk import Call
 from tests.faults.scenario import Scenario, View, nothing
-from tests.faults.scenarios import cut, newest, stages
+from tests.faults.scenarios import broken, cut, newest, stages
 from tests.reasoning import small
 from tests.training import tiny
 
@@ -113,7 +113,7 @@ def record(root: Path) -> View:
                 found[line] = timeless(line, json.dumps(row).encode())
         else:
             found[name] = timeless(name, path.read_bytes())
-    return found
+    return found | {f"{name} is not whole": b"" for name in broken(root)}
 
 
 def told(root: Path) -> list[str]:

@@ -25,13 +25,7 @@ from minideepseek.reasoning.stages import Stages
 from minideepseek.training.job import LanguageJob, store_job
 from minideepseek.training.report import RunRecord, write_report
 from minideepseek.training.rundir import RunDirectory, list_checkpoints, read_metrics
-from tests.faults.scenario import (
-    Scenario,
-    View,
-    each_old_or_new,
-    leftovers,
-    nothing,
-)
+from tests.faults.scenario import Scenario, View, each_old_or_new, leftovers, nothing
 from tests.reasoning.small import Small
 from tests.training import tiny
 from tests.training.fake_run import fake_run
@@ -144,6 +138,14 @@ def newest(stage: Path) -> int:
     return max((int(path.name.split("-")[1]) for path in list_checkpoints(stage)), default=0)
 
 
+def broken(root: Path) -> list[str]:
+    """Checkpoints by their name that are not whole: none, old ones on their way out included."""
+    files = "config generation_config tokenizer tokenizer_config trainer".split()
+    whole = {*(f"{name}.json" for name in files), "model.safetensors", "optimizer.safetensors"}
+    kept = [path for stage in stages(root) for path in list_checkpoints(stage)]
+    return [str(path) for path in kept if {file.name for file in path.iterdir()} != whole]
+
+
 def stages(root: Path) -> list[Path]:
     """The directories with metrics below the root."""
     return sorted(path.parent for path in root.rglob("metrics.jsonl"))
@@ -172,9 +174,8 @@ def lines(root: Path) -> list[dict]:
 def as_resumed(root: Path) -> Any:
     """The steps of metrics.jsonl up to the newest checkpoint, and the checkpoints."""
     kept = list_checkpoints(root / "run")
-    newest = int(kept[-1].name.split("-")[1]) if kept else 0
-    rows = read_metrics(root / "run/metrics.jsonl", newest)
-    return rows, {str(p): p.read_bytes() for k in kept[-2:] for p in k.iterdir()}
+    rows = read_metrics(root / "run/metrics.jsonl", newest(root / "run"))
+    return rows, {str(p): p.read_bytes() for k in kept[-2:] for p in k.iterdir()}, broken(root)
 
 
 def damaged_run(root: Path) -> None:
