@@ -80,8 +80,8 @@ ATTENTION = (
         "Absorbed, a decoded token needs no keys and values made from the latents again.",
         "V2 §2.1.2",
         "`small`, one sequence, one thread, 60 rounds in turns",
-        "11.7 × as fast as re-expanding at a context of 4,096, 22.6 × at 16,384; against a form "
-        "that copies no key 9.9 × and 18.1 ×",
+        "11.9 × as fast as re-expanding at a context of 4,096, 22.5 × at 16,384; against a form "
+        "that copies no key 10.2 × and 18.4 ×",
         "python -m demos.mla_cost --full",
         (README, "absorbed against re-expanding"),
         REPRODUCED,

@@ -29,7 +29,9 @@ SETTINGS = (  # numbers that were chosen, or that others made
     "solved, τ = {~} |",
     "With seed {~}, no signal",
     "solved at temperature {~} and greedily",
-    "Linux with Python {~}; macOS",
+    "Linux with Python {~}; the",
+    "stand-in for CuPy {~} instead",
+    "compile for sm_{~} and",
 )
 
 

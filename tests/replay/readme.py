@@ -106,10 +106,20 @@ KEPT = (
     Kept("a seed's minutes", "A seed took six minutes", BY_HAND),
     Kept("the pipeline's minutes", "some {} minutes of one core for a seed", BY_HAND),
     Kept(
-        "another run of PyTorch",
-        "in another run PyTorch decoded one sequence at {} tokens/s in place of {}, and ours was"
-        " {} × as fast",
-        "an example of how much a busy machine moves them",
+        "other runs of the benchmark",
+        "a training step was {} and {} × as fast, with {} and {} % of the sgemm rate, one sequence"
+        " {} and {} × `generate`, 64 sequences {} and {} ×",
+        "examples of how much a busy machine moves them",
+    ),
+    Kept(
+        "torch.compile",
+        "ours trained {} and {} × as fast",
+        "two runs of `demos.benchmark --compile`, which compiles for minutes",
+    ),
+    Kept(
+        "memory at the peak",
+        "a training step holds {} MB, PyTorch's {}; for `mini` {} and {}, where training is {} ×",
+        "the benchmark's, of presets `small` and `mini`, beside PyTorch",
     ),
     Kept("before GRPO", "before it, pass@8 is {} % already", "the row of pass@8, rounded"),
 )
