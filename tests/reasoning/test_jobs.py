@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from minideepseek.reasoning.jobs import (
     stored_job,
     task_named,
 )
+from minideepseek.training.language import stop_on_interrupt
 from minideepseek.training.rundir import list_checkpoints
 from tests.reasoning import small
 from tests.reasoning.grpo.tiny import same, weights
@@ -138,6 +140,18 @@ def test_a_stage_stopped_after_each_step_goes_on(tmp_path, shipped_model, verb, 
     assert small.steps(out.out / verb) == small.steps(whole.out / verb)
     one, other = (from_pretrained(one.out / "model") for one in (out, whole))
     assert same(weights(one), weights(other))
+
+
+def test_the_evaluation_after_a_stage_is_interrupted_at_once(tmp_path, shipped_model, monkeypatch):
+    """One Ctrl-C, and a resume measures again."""
+    monkeypatch.setattr(jobs, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    begun = job("sft", tmp_path / "run", shipped_model)
+    with stop_on_interrupt(pytest.fail) as stopped, pytest.raises(KeyboardInterrupt):
+        run_stage(begun, quiet, stopped)
+    assert (begun.out / "model").is_dir()
+    found = small_evaluation()
+    monkeypatch.setattr(jobs, "evaluate", lambda *_, **__: found)
+    assert run_stage(begun, quiet) is found
 
 
 def small_evaluation():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,6 +24,7 @@ from minideepseek.reasoning.stages import (
     weights_hash,
     without_mtp,
 )
+from minideepseek.training.language import stop_on_interrupt
 from minideepseek.training.rundir import list_checkpoints, read_metrics
 from tests.reasoning import small
 from tests.reasoning.grpo.tiny import LUCK, same, weights
@@ -136,6 +138,27 @@ def test_nothing_is_kept_of_a_measurement_that_fails(tmp_path):
     with pytest.raises(ZeroDivisionError):
         stage.remembered("values.json", "b", lambda: 1 // 0)
     assert stage.remembered("values.json", "b", lambda: 2) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_measurement_is_interrupted_at_once(tmp_path, number):
+    """One Ctrl-C is enough where nothing can be kept; elsewhere the first one is a request."""
+    said = []
+    with stop_on_interrupt(said.append) as stopped:
+        stage = Stages(tmp_path, TASK, said.append, stopped)
+        with pytest.raises(KeyboardInterrupt):
+            stage.remembered("values.json", "a", lambda: signal.raise_signal(number))
+        assert not said and not stopped() and not (tmp_path / "values.json").exists()
+        signal.raise_signal(number)
+        assert stopped() and "press Ctrl-C again" in said[0]
+
+
+def test_no_measurement_begins_after_a_request_to_stop(tmp_path):
+    stage = Stages(tmp_path, TASK, stopped=lambda: True)
+    with pytest.raises(Interrupted):
+        stage.remembered("values.json", "a", pytest.fail)
+    Stages(tmp_path, TASK).remembered("values.json", "a", lambda: 1)
+    assert stage.remembered("values.json", "a", pytest.fail) == 1  # what is known is given
 
 
 @pytest.mark.parametrize(
