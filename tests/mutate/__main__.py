@@ -69,6 +69,7 @@ def run(
             count = Counter(fates.values())
             print(f"{len(fates)} of {len(todo)}: {count['killed']} killed, {count['survived']} "
                   f"survived, {(time.monotonic() - began) / 60:.0f} min", flush=True)  # fmt: skip
+    fates |= dict.fromkeys((s for s in todo if s not in fates), "survived")  # not judged
     report(todo, fates, results)
     wall = time.monotonic() - began
     print(f"{wall:.0f} s, {cpu:.0f} s of CPU time for {len(open_sites)} mutants")

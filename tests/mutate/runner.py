@@ -128,6 +128,7 @@ def judge(site: Site, batches: list[list[Test]], root: Path, scratch: Path) -> d
     for tests in batches:
         plugin = Judge(tests, planted)
         files = list(dict.fromkeys(t.file for t in tests))
+        planted.come_first()  # a conftest.py may import the module before the session begins
         options = [*OPTIONS, "--tb=no", "-x", "--basetemp", str(scratch / "tmp")]
         status = pytest.main([*options, *files], plugins=[plugin])
         allow(0)
@@ -190,7 +191,8 @@ def batches(site: Site, tests: list[Test], killers: Killers) -> list[list[Test]]
 def verdicts(
     sites: Iterable[Site], covering: Covering, folder: Path, processes: int
 ) -> Iterator[tuple[Site, Verdict]]:
-    """(site, Verdict) as they come.  RuntimeError where the tool itself fails."""
+    """(site, Verdict) as they come; one that could not be judged, as the real module was imported
+    in its place, say, is named and left out."""
     killers = Killers()
     root = covering.root
 
@@ -202,18 +204,19 @@ def verdicts(
         return judge(*job, root, scratch)
 
     for (site, _), answer in each(jobs(), work, folder / "scratch", root, processes):
-        verdict = decide(site, answer)
+        verdict = decide(answer)
+        if verdict is None:
+            print(f"not judged  {site}\n{answer.output}", flush=True)
+            continue
         if "::" in verdict.by:
             killers.add(site, verdict.by)
         yield site, verdict
 
 
-def decide(site: Site, answer: Answer) -> Verdict:
-    """What a child's end says about its mutant."""
+def decide(answer: Answer) -> Verdict | None:
+    """What a child's end says about its mutant; None where it failed to judge."""
     ends = {signal.SIGPROF: "timeout", signal.SIGKILL: "waits for ever"}
     if answer.signal:
         how = ends.get(answer.signal, signal.Signals(answer.signal).name)
         return Verdict(True, "", how, 0, answer.cpu)
-    if answer.value is None:
-        raise RuntimeError(f"{site}\n{answer.output}")
-    return Verdict(**answer.value, cpu=answer.cpu)
+    return Verdict(**answer.value, cpu=answer.cpu) if answer.value else None
