@@ -152,7 +152,7 @@ class DeepSeekV3(Module):
         """
         held = [] if cache is None else cache.data
         given = [a for a in (ids, mask, segment_ids, *held) if type(a) in backend.MODULES]
-        backend.xp_of(self.model.norm.weight.data, *given)
+        backend.xp_of(self.model.embed_tokens.weight.data, *given)
         h, routings = self.model.embed_tokens(ids), list[Routing]()
         for i, layer in enumerate(self.model.layers):
             past, replay = None if cache is None else cache.layers[i], None
