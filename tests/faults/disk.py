@@ -21,6 +21,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent / "shim.c"
 _TRACE, _ONCE, _FULL, _GONE, _SHORT, _KILL, _HALF, _INTERRUPT = range(8)
+LONGEST = 60  # seconds: a start that does something else than it should may never end
 ROOM = {"write", "create", "open", "truncate", "mkdir", "link", "symlink"}  # what a full disk lacks
 
 
@@ -131,6 +132,7 @@ def process(
         code = 1
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.alarm(LONGEST)
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
             words, calls = os.open(said, flags), os.open(trace, flags)
             os.dup2(words, 1)

@@ -132,10 +132,11 @@ def promised(calls: list[Call], root: Path) -> str | None:
     return None
 
 
-def all_stages(root: Path) -> None:
+def all_stages(root: Path) -> int:
     """The reasoning part from random weights."""
     small.install(pytest.MonkeyPatch(), root.parent / "world/shipped")
-    journey.run(journey.ReasoningJob(root / "run", seed=3))
+    finished = journey.run(journey.ReasoningJob(root / "run", seed=3))
+    return 0 if finished is not None else 130  # as the command line: a Ctrl-C stops behind a step
 
 
 def scenario(name: str, words: str, resumed: bool = False, every: bool = True) -> Scenario:
