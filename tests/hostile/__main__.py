@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.hostile.readers import readers, schedule
+from tests.hostile.readers import reader_of, readers
 from tests.hostile.run import Tally, keep
 from tests.hostile.team import Team
 
@@ -40,6 +40,8 @@ def table(total: Tally, seconds: float, largest: int) -> str:
         bad = sum(one[0] == name for one in total.violations)
         took, left = total.accepted[name], total.refused[name]
         cells = [took + left + bad, took, left, bad]
+        if not any(cells):
+            continue
         sums = [a + b for a, b in zip(sums, cells, strict=True)]
         shown = " ".join(f"{n:>{w},}" for n, w in zip(cells, (9, 9, 9, 10), strict=True))
         rows.append(f"{name:12} {shown} {total.peak[name] >> 10:>10,}")
@@ -65,7 +67,7 @@ def main() -> int:
     last = chosen.first + chosen.files
     if chosen.keep:
         for number in range(chosen.first, last):
-            name = chosen.reader or schedule()[number % len(schedule())]
+            name = chosen.reader or reader_of(number).name
             print(keep(readers()[name], chosen.seed, number, chosen.keep))
     root = Path(tempfile.mkdtemp(prefix="hostile-", dir=memory_disk()))
     try:

@@ -2,19 +2,19 @@
 
 from typing import Any
 
-_INTEGERS = {  # least value
+INTEGERS = {  # least value
     "vocab_size": 1, "hidden_size": 1, "num_hidden_layers": 1, "first_k_dense_replace": 0,
     "intermediate_size": 1, "num_nextn_predict_layers": 0, "max_position_embeddings": 1,
     "num_attention_heads": 1, "kv_lora_rank": 1, "qk_nope_head_dim": 1, "qk_rope_head_dim": 2,
     "v_head_dim": 1, "n_routed_experts": 2, "n_shared_experts": 1, "num_experts_per_tok": 1,
     "moe_intermediate_size": 1, "n_group": 1, "topk_group": 1, "pretraining_tp": 1, "ep_size": 1,
 }  # fmt: skip
-_OR_NULL = {"q_lora_rank": 1, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-_NUMBERS = {  # above, up to
+OR_NULL = {"q_lora_rank": 1, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+NUMBERS = {  # above, up to
     "routed_scaling_factor": (0, 1e6), "rope_theta": (1, 1e30), "rms_norm_eps": (0, 1),
     "initializer_range": (0, 1e6),
 }  # fmt: skip
-_FLAGS = ("rope_interleave", "attention_bias", "norm_topk_prob", "tie_word_embeddings", "use_cache")
+FLAGS = ("rope_interleave", "attention_bias", "norm_topk_prob", "tie_word_embeddings", "use_cache")
 _FIXED = {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "hidden_act": "silu"}
 _YARN = {
     "factor": (1, True), "beta_fast": (0, False), "beta_slow": (0, False), "mscale": (0, True),
@@ -49,16 +49,16 @@ def expected(values: Any, defaults: dict[str, Any]) -> dict[str, Any]:
     fields["torch_dtype"] = "float32" if dtype is None else dtype
     need(fields["torch_dtype"] in ("float32", "float64", "float16", "bfloat16"))
     fields["rope_scaling"] = _rope(values, fields)
-    for name, least in _INTEGERS.items():
+    for name, least in INTEGERS.items():
         need(_integer(fields[name], least))
-    for name, least in _OR_NULL.items():
+    for name, least in OR_NULL.items():
         need(fields[name] is None or _integer(fields[name], least))
-    for name, (low, high) in _NUMBERS.items():
+    for name, (low, high) in NUMBERS.items():
         need(_number(fields[name]) and low < fields[name] <= high)
         fields[name] = float(fields[name])
     need(_number(fields["aux_loss_alpha"]) and 0 <= fields["aux_loss_alpha"] <= 1e6)
     fields["aux_loss_alpha"] = float(fields["aux_loss_alpha"])
-    need(all(type(fields[name]) is bool for name in _FLAGS))
+    need(all(type(fields[name]) is bool for name in FLAGS))
     need(all(fields[name] == value for name, value in _FIXED.items()))
     need(fields["seq_aux"] is True)
     need(_number(fields["attention_dropout"]) and fields["attention_dropout"] == 0)

@@ -1,23 +1,19 @@
 """All readers of the package, by name: what is thrown at each, and who judges."""
 
 import functools
+import random
 
 from tests.hostile import loaded, models, runs, stages, tensors, texts
-from tests.hostile.cases import Files, Reader
+from tests.hostile.cases import Case, Files, Reader
+from tests.hostile.drills import drills
 from tests.model.tables import EXAMPLE
 
 
 @functools.cache
 def tensor_bases() -> tuple[Files, ...]:
     """A file made by hand, a file of every dtype, a model's."""
-    header, data = {"__metadata__": {"format": "pt"}}, b""
-    for i, (code, width) in enumerate(tensors.WIDTHS.items()):
-        end = len(data) + 2 * width
-        header[f"t{i}"] = {"dtype": code, "shape": [2, 1], "data_offsets": [len(data), end]}
-        data += bytes([1]) * 2 * width
-    whole = tensors.encode(header, data)
     model = models.folders()[0]["model.safetensors"]
-    return tuple({tensors.NAME: data} for data in (EXAMPLE, whole, model))
+    return {tensors.NAME: EXAMPLE}, tensors.every_dtype(), {tensors.NAME: model}
 
 
 @functools.cache
@@ -64,7 +60,7 @@ def readers() -> dict[str, Reader]:
 
 @functools.cache
 def schedule() -> tuple[str, ...]:
-    """The reader of case n is that of place n mod 100: each has its share, evenly spread."""
+    """The readers of a hundred drawn cases: each has its share, evenly spread."""
     shares = {name: reader.share for name, reader in readers().items()}
     total = sum(shares.values())
     places, due = [], dict.fromkeys(shares, 0.0)
@@ -75,3 +71,20 @@ def schedule() -> tuple[str, ...]:
         due[name] -= 1
         places.append(name)
     return tuple(places)
+
+
+def reader_of(number: int) -> Reader:
+    """Whose case this is: first come the drills."""
+    known = drills()
+    name = known[number][0] if number < len(known) else schedule()[number % len(schedule())]
+    return readers()[name]
+
+
+def case_of(reader: Reader, seed: int, number: int) -> tuple[Files, Case]:
+    """The valid folder and the change of it: the same ones for the same seed and number."""
+    if number < len(drills()) and drills()[number][0] == reader.name:
+        _, base, case = drills()[number]
+        return next(one for one in reader.bases if one == base), case
+    rng = random.Random(f"{reader.name} {seed} {number}")
+    base = reader.bases[rng.randrange(len(reader.bases))]
+    return base, reader.make(rng, base)

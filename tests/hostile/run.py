@@ -1,7 +1,7 @@
 """One case after the other: made, laid out as files, read, judged; counts and violations."""
 
+import math
 import os
-import random
 import shutil
 import socket
 import traceback
@@ -16,7 +16,7 @@ from typing import Any
 from minideepseek.errors import MiniDeepSeekError
 from tests.hostile.cases import LINKS, Case, Files, Reader, Wrong
 from tests.hostile.guard import Hang, Watch, in_time, outside
-from tests.hostile.readers import readers, schedule
+from tests.hostile.readers import case_of, reader_of, readers
 
 CONSTANT = 1 << 20  # bytes that reading may take besides the multiple of the files' size
 WEIGHED = 61  # every so many cases the memory is traced, which is slow
@@ -41,13 +41,6 @@ class Tally:
         self.refused += other.refused
         self.violations += other.violations
         self.peak |= other.peak
-
-
-def case_of(reader: Reader, seed: int, number: int) -> tuple[Files, Case]:
-    """The valid folder and the change of it: the same ones for the same seed and number."""
-    rng = random.Random(f"{reader.name} {seed} {number}")
-    base = reader.bases[rng.randrange(len(reader.bases))]
-    return base, reader.make(rng, base)
 
 
 class Bench:
@@ -199,16 +192,17 @@ def place(folder: Path, name: str, content: bytes | str, old: bytes | None) -> N
 def run_cases(
     bench: Bench, seed: int, numbers: Iterable[int], only: str | None = None,
     before: Callable[[int], None] = lambda number: None, weighed: int = WEIGHED,
+    enough: float = math.inf,
 ) -> Tally:  # fmt: skip
-    """All of these cases; a violation keeps its case's files beside the bench."""
-    tally, order, every = Tally(), schedule(), readers()
+    """All of these cases, or as many as have `enough` violations."""
+    tally = Tally()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for words in WELCOME:
             warnings.filterwarnings("ignore", f"(?s).*{words}")
         for number in numbers:
             before(number)
-            reader = every[only or order[number % len(order)]]
+            reader = readers()[only] if only else reader_of(number)
             try:
                 outcome, peak = bench.run(reader, seed, number, number % weighed == 0)
                 tally.peak[reader.name] = max(tally.peak[reader.name], peak)
@@ -218,6 +212,8 @@ def run_cases(
             except (Exception, Hang) as error:
                 text = described(reader, seed, number, error)
                 tally.violations.append((reader.name, number, text))
+                if len(tally.violations) >= enough:
+                    break
     return tally
 
 

@@ -9,7 +9,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from tests.hostile.guard import Watch
-from tests.hostile.readers import schedule
+from tests.hostile.readers import reader_of
 from tests.hostile.run import Bench, Tally, run_cases
 
 MEMORY = 3 << 30  # bytes of address space a process may have: far above what any small file needs
@@ -69,7 +69,7 @@ class Team:
                     if not (root / "current").exists():
                         raise RuntimeError("a process ended before its first case") from None
                     number = int.from_bytes((root / "current").read_bytes())
-                    name = self.only or schedule()[number % len(schedule())]
+                    name = self.only or reader_of(number).name
                     what = f"the process died with code {process.exitcode}"
                     tally = Tally(violations=[(name, number, what)])
                     del self.members[pipe]

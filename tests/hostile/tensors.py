@@ -1,8 +1,10 @@
 """safetensors files: valid ones with a lie in them, whole ones from the grammar, and the oracle."""
 
+import functools
 import json
 import random
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import safetensors
 
 from minideepseek.errors import MiniDeepSeekError
 from minideepseek.model.safetensors import CODES, load_file, open_tensor, read_header
+from tests.hostile import strict
 from tests.hostile.cases import Case, Files, Wrong, change_bytes
 from tests.hostile.json_changes import NUMBERS, RAW, TEXTS, any_value, change_json, write_json
 
@@ -50,26 +53,101 @@ def make(rng: random.Random, base: Files) -> Case:
     data, how = base[NAME], rng.random()
     length = int.from_bytes(data[:8], "little")
     header, rest = data[8 : 8 + length], data[8 + length :]
-    if how < 0.25:
+    if how < 0.2:
         data, note = change_bytes(rng, data)
         return Case({NAME: data}, note)
-    if how < 0.55:
+    if how < 0.4:
+        kind = rng.choice(tuple(LIES))
+        return Case({NAME: lie(rng, header, rest, kind)}, f"lie: {kind}")
+    if how < 0.6:
         header, note, _ = change_json(rng, header, meaning)
         if rng.random() < 0.2:
             rest, more = change_bytes(rng, rest)
             note += f"; data: {more}"
         return Case({NAME: encode(header, rest, rng.choice((0, 0, 1, 7)))}, note)
-    if how < 0.65:
-        lie = rng.choice((*LENGTHS, length + rng.randrange(-9, 10), len(data) - 8, len(data) - 7))
-        return Case({NAME: struct.pack("<Q", lie % 2**64) + data[8:]}, f"header claims {lie}")
-    if how < 0.7:
+    if how < 0.67:
+        claim = rng.choice((*LENGTHS, length + rng.randrange(-9, 10), len(data) - 8, len(data) - 7))
+        return Case({NAME: struct.pack("<Q", claim % 2**64) + data[8:]}, f"header claims {claim}")
+    if how < 0.72:
         odd = rng.choice((b" ", b"\n", b"\0", b"\t", b"\xef\xbb\xbf", b"{}", b"//"))
         header = odd + header if rng.random() < 0.5 else header + odd
         return Case({NAME: encode(header, rest)}, f"{odd!r} beside the header")
-    if how < 0.75:
+    if how < 0.77:
         text = rng.choice((write_json(rng), rng.choice(RAW))).encode("utf-8", "surrogatepass")
         return Case({NAME: encode(text, rest)}, "a header of any JSON")
     return _generated(rng)
+
+
+def lie(rng: random.Random, header: bytes, data: bytes, kind: str) -> bytes:
+    """A file of which one or two entries say something untrue, and all else fits."""
+    entries = json.loads(header)
+    order = sorted((n for n in entries if n != "__metadata__"),
+                   key=lambda n: entries[n]["data_offsets"])  # fmt: skip
+    at = rng.randrange(len(order))
+    entry = entries[order[at]]
+    start, stop = entry["data_offsets"]
+    LIES[kind](entry, start, stop)
+    if kind == "overlap" and at:  # the rest moves down, so that the end is the end again
+        by = rng.randrange(1, min(start, stop - start) + 1)
+        for name in order[at:]:
+            entries[name]["data_offsets"] = [n - by for n in entries[name]["data_offsets"]]
+        data = data[:-by]
+    elif kind == "nothing where something is":
+        entry |= {"shape": [0], "data_offsets": [start, start]}
+        entries["twin"] = {"dtype": "U8", "shape": [stop - start], "data_offsets": [start, stop]}
+        entries["third"] = {"dtype": "U8", "shape": [0], "data_offsets": [(start + stop) // 2] * 2}
+    elif kind.startswith("no elements"):
+        entries["twin"] = {"dtype": "U8", "shape": [stop - start], "data_offsets": [start, stop]}
+    elif kind == "the same bytes twice":
+        entries["twin"] = dict(entry)
+    elif kind == "bits":
+        data = data[:start] + bytes(rng.choice((0, 1, 2, 255)) for _ in range(stop - start)) \
+            + data[stop:]  # fmt: skip
+    return encode(entries, data)
+
+
+LIES: dict[str, Callable[[dict[str, Any], int, int], Any]] = {
+    "overlap": lambda entry, start, stop: None,
+    "nothing where something is": lambda entry, start, stop: None,
+    "the same bytes twice": lambda entry, start, stop: None,
+    "bits": lambda entry, start, stop: entry.update(dtype="BOOL", shape=[stop - start]),
+    "bytes of other numbers": lambda entry, start, stop: entry.update(
+        dtype="U8", shape=[stop - start]),
+    "negative sizes": lambda entry, start, stop: entry.update(
+        dtype="U8", shape=[-1, start - stop]),
+    "negative places": lambda entry, start, stop: entry.update(data_offsets=[start - stop, 0]),
+    "backwards": lambda entry, start, stop: entry.update(
+        dtype="U8", shape=[start - stop], data_offsets=[stop, start]),
+    "true for one": lambda entry, start, stop: entry["shape"].append(True),
+    "one for a whole": lambda entry, start, stop: entry["shape"].append(1.0),
+    "64 dimensions": lambda entry, start, stop: entry.update(
+        dtype="U8", shape=[1] * 63 + [stop - start]),
+    "65 dimensions": lambda entry, start, stop: entry.update(
+        dtype="U8", shape=[1] * 64 + [stop - start]),
+    "no elements, too large": lambda entry, start, stop: entry.update(
+        shape=[0, 2**62], data_offsets=[start, start]),
+    "no elements, too large in factors": lambda entry, start, stop: entry.update(
+        shape=[2**32, 0, 2**31], data_offsets=[start, start]),
+    "too large in factors": lambda entry, start, stop: entry.update(
+        dtype="U8", shape=[2**32, 2**32], data_offsets=[start, start]),
+    "beyond the end": lambda entry, start, stop: entry.update(
+        dtype="U8", shape=[2**50], data_offsets=[start, start + 2**50]),
+    "one element more": lambda entry, start, stop: entry["shape"].append(2),
+    "a place more": lambda entry, start, stop: entry["data_offsets"].append(stop),
+    "a key more": lambda entry, start, stop: entry.update(more=1),
+}  # fmt: skip
+
+
+@functools.cache
+def every_dtype() -> Files:
+    """A file of two numbers of each dtype."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    data = b""
+    for i, (code, width) in enumerate(WIDTHS.items()):
+        end = len(data) + 2 * width
+        header[f"t{i}"] = {"dtype": code, "shape": [2, 1], "data_offsets": [len(data), end]}
+        data += bytes([1]) * 2 * width
+    return {NAME: encode(header, data)}
 
 
 def _generated(rng: random.Random) -> Case:
@@ -154,7 +232,7 @@ STRICTER = (
 
 def judge(folder: Path, contents: dict[str, bytes | None], outcome: Any) -> None:
     """Every byte as the library reads it; refused only what it refuses, or for a reason listed."""
-    data = contents[NAME]
+    data = contents.get(NAME)
     wanted = None if data is None else reference(data)
     if isinstance(outcome, MiniDeepSeekError):
         if wanted is not None and not any(words in str(outcome) for words in STRICTER):
@@ -163,3 +241,23 @@ def judge(folder: Path, contents: dict[str, bytes | None], outcome: Any) -> None
         raise Wrong("accepted what the library refuses")
     elif outcome != wanted:
         raise Wrong(f"tensors differ: {outcome!r:.200}, the library {wanted!r:.200}")
+    else:
+        _judge_strictly(data or b"", outcome)
+
+
+def _judge_strictly(data: bytes, outcome: dict[str, tuple[str, list[int], bytes]]) -> None:
+    """The rules of STRICTER, of a file that was accepted."""
+    length = int.from_bytes(data[:8], "little")
+    try:
+        header = strict.parse(data[8 : 8 + length])
+    except strict.NotStrict:
+        raise Wrong("accepted a header that is no strict JSON") from None
+    if data[8:9] != b"{" or not data[8 : 8 + length].rstrip(b" ").endswith(b"}"):
+        raise Wrong("accepted white space around the header")
+    metadata = header.pop("__metadata__", {})
+    if type(metadata) is not dict or any(type(value) is not str for value in metadata.values()):
+        raise Wrong(f"accepted metadata {metadata!r:.100}")
+    if any(entry.keys() != {"dtype", "shape", "data_offsets"} for entry in header.values()):
+        raise Wrong("accepted an entry with more than dtype, shape and data_offsets")
+    if any(code == "BOOL" and raw.strip(b"\0\1") for code, _, raw in outcome.values()):
+        raise Wrong("accepted a BOOL that is neither 0 nor 1")
