@@ -355,8 +355,14 @@ def test_argparse_refuses_with_the_same_code(capsys, arguments):
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "trainer.json"])
 def test_a_corrupted_checkpoint(capsys, text, name):
     assert main(pretrain(text, "--out", "run")) == 0
-    file = list_checkpoints("run")[-1] / name
-    file.write_bytes(file.read_bytes()[:-3])
+    want, files = weights("run"), [folder / name for folder in list_checkpoints("run")]
+    files[-1].write_bytes(files[-1].read_bytes()[:-3])
+    assert main(pretrain(text, "--resume", "run")) == 0  # from the checkpoint before it
+    said = capsys.readouterr().out
+    assert str(files[-1]) in said and f"damaged-{files[-1].parent.name}" in said
+    assert weights("run") == want
+    for file in (folder / name for folder in list_checkpoints("run")):
+        file.write_bytes(file.read_bytes()[:-3])
     refused(capsys, pretrain(text, "--resume", "run"), str(file))
 
 
@@ -385,7 +391,9 @@ def test_a_full_disk(capsys, text, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", full)
             refused(capsys, pretrain(text, "--out", run), "No space left on device")
-        assert main(pretrain(text, "--resume", run)) == 0
+        begun = Path(run, "run.json").exists()  # not where the very first name was refused
+        assert begun == (first > 1)
+        assert main(pretrain(text, "--resume" if begun else "--out", run)) == 0
         assert weights(run) == weights("whole")
 
 

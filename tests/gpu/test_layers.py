@@ -71,10 +71,13 @@ def parts(module):
         yield from parts(child)
 
 
+PARTS = ("minideepseek.layers.", "minideepseek.model.")
+
+
 def kinds(base=Module):
-    """Every layer class of the package."""
+    """Every layer class of layers/ and model/."""
     for kind in base.__subclasses__():
-        yield from ([kind] if kind.__module__.startswith("minideepseek.") else [])
+        yield from ([kind] if kind.__module__.startswith(PARTS) else [])
         yield from kinds(kind)
 
 

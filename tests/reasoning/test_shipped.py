@@ -121,7 +121,7 @@ def test_what_was_there_stays_until_all_of_the_new_is(tmp_path, monkeypatch):
         raise CheckpointError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "save_pretrained", full)
+        patch.setattr(kind, "write", full)
         with pytest.raises(CheckpointError, match="No space left"):
             shipped.make(str(tmp_path / "run"), target)
     assert {file: file.read_bytes() for file in target.iterdir()} == before
