@@ -23,10 +23,11 @@ from time import process_time  # tests put clocks of their own in its place
 
 import pytest
 
-from tests.mutate.children import each
+from tests.mutate.children import allow, each
 from tests.mutate.sites import Site, statement_lines
 
 NOT_COVERING = ("tests/mutate/", "tests/parity/")  # the tool's own tests; those of a later tier
+LONGEST = 600  # CPU seconds for a file of tests
 OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist",
            "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # fmt: skip
 
@@ -200,6 +201,7 @@ def trace(name: str, root: Path, targets: list[str], scratch: Path) -> dict:
     """Run one file's tests under the tracer, in this process."""
     tracer = Tracer({str(root / f): f for f in targets})
     tracer.start()
+    allow(LONGEST)
     status = pytest.main([*OPTIONS, "--basetemp", str(scratch / "tmp"), name], plugins=[tracer])
     sys.settrace(None)
     for name in tracer.failed:
