@@ -135,6 +135,9 @@ def _index() -> Iterator[Drill]:
     yield edit("index", base, INDEX, ("weight_map", some), DROPPED)
     yield "index", base, Case({SINGLE: models.folders()[0][SINGLE]}, "both an index and a file")
     single = models.folders()[0]
+    for key in ("n_routed_experts", "num_hidden_layers", "num_nextn_predict_layers", "vocab_size"):
+        for reader in ("inspect", "model"):  # 2³¹ of anything
+            yield edit(reader, single, "config.json", (key,), 2**31 - 2)
     rotary = "model.layers.0.self_attn.rotary_emb.inv_freq"
     for name in ("\x1b]0;x\x07.rotary_emb.inv_freq", rotary):
         length = int.from_bytes(single[SINGLE][:8], "little")

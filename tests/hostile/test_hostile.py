@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -96,7 +98,7 @@ def test_what_takes_memory_hangs_or_says_too_much_is_seen(bench, tmp_path):
             bench.run(says(text), 0, 0)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(Hang), in_time(0.05):
-        (tmp_path / "pipe").open("rb")
+        (tmp_path / "pipe").open()
     with pytest.raises(Hang), in_time(0.05):
         while True:
             pass
@@ -162,3 +164,36 @@ def test_equality_of_the_oracle():
     assert strict.same({"a": [1, 2.0]}, {"a": [1, 2.0]})
     for a, b in ((1, True), (1, 1.0), (0.0, -0.0), ([1], [1, 2]), ({"a": 1}, {"b": 1}), (1, "1")):
         assert not strict.same(a, b)
+
+
+# -------------------------------------------------------------------------------------- the command
+
+
+def command(*arguments, **kinds):
+    line = [sys.executable, "-m", "tests.hostile", *arguments]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            encoding="utf-8", **kinds)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path):
+    """Two processes; one case again with its files kept; an interrupted one says how to go on."""
+    process = command("--files", "1500", "--seed", "3")
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "1,500 of 1,500, 0 violations" in said
+    (row,) = [line for line in said.split("\n") if line.startswith("together")]
+    files, accepted, refused, violations = (int(n.replace(",", "")) for n in row.split()[1:])
+    assert (files, violations) == (1500, 0) and accepted + refused == files
+    again = ("--reader", "json", "--first", "5000", "--files", "1", "--keep", str(tmp_path))
+    process = command(*again)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and re.search("^json +1 ", said, re.MULTILINE)
+    assert (tmp_path / "json-0-5000").is_dir()
+    process = command("--reader", "json", start_new_session=True)
+    while "violations" not in (process.stdout.readline()):
+        pass
+    os.killpg(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert re.search(r"interrupted; to go on: --first [0-9]+ --files [0-9]+", said)
+    assert "together" in said and "Traceback" not in said

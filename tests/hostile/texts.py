@@ -214,3 +214,5 @@ def judge_source(folder: Path, contents: dict[str, bytes | None], outcome: Any) 
 def read_tokenizer(folder: Path) -> Any:
     """The tokenizer."""
     return load_tokenizer(folder)
+
+
