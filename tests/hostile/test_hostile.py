@@ -98,7 +98,7 @@ def test_what_takes_memory_hangs_or_says_too_much_is_seen(bench, tmp_path):
             bench.run(says(text), 0, 0)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(Hang), in_time(0.05):
-        (tmp_path / "pipe").open()
+        (tmp_path / "pipe").open("rb")
     with pytest.raises(Hang), in_time(0.05):
         while True:
             pass

@@ -143,6 +143,6 @@ def test_claims_are_refused_before_anything_is_allocated(tmp_path):
     for i, data in enumerate(LIES):
         write(tmp_path / f"lie-{i}" / "x.safetensors", data)
     command = [sys.executable, "-c", CLAIMS, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60)
     assert done.returncode == 0, done.stderr
     assert 2 * len(LARGE) + len(LIES) <= int(done.stdout) <= 3 * len(LARGE) + len(LIES)

@@ -214,5 +214,3 @@ def judge_source(folder: Path, contents: dict[str, bytes | None], outcome: Any) 
 def read_tokenizer(folder: Path) -> Any:
     """The tokenizer."""
     return load_tokenizer(folder)
-
-
