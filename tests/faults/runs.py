@@ -19,6 +19,7 @@ import pytest
 from minideepseek.cli import main as command_line
 from minideepseek.model.leftovers import is_leftover
 from minideepseek.reasoning import jobs, journey
+from minideepseek.reasoning import stages as reasoning_stages
 from minideepseek.reasoning.r1.sft import SFTPlan
 from minideepseek.training import language
 from minideepseek.training.rundir import read_metrics
@@ -139,13 +140,42 @@ def all_stages(root: Path) -> int:
     return 0 if finished is not None else 130  # as the command line: a Ctrl-C stops behind a step
 
 
+def often(act: Callable[[Path], object]) -> Callable[[Path], None]:
+    """The act, with a checkpoint after each step."""
+
+    def fit(trainer: Any, record: Any, save: Any, should_stop: Any) -> bool:
+        while trainer.done < trainer.plan.steps:
+            metrics = trainer.step()
+            record(metrics | trainer.evaluations())
+            save()
+        return True
+
+    def saved(root: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(language, "fit", fit)
+            patch.setattr(reasoning_stages, "fit", fit)
+            act(root)
+
+    return saved
+
+
+def settled(view: View) -> View:
+    """Without each stage's checkpoints but the newest."""
+    places = {name: name.rpartition("/")[0] for name in view if "/checkpoints/" in f"/{name}"}
+    newest_of = {place.rpartition("/")[0]: place for place in sorted(places.values())}
+    return {
+        name: data for name, data in view.items()
+        if name not in places or places[name] in newest_of.values()
+    }  # fmt: skip
+
+
 def scenario(name: str, words: str, resumed: bool = False, every: bool = True) -> Scenario:
     """A command, begun or gone on with. every: whether there is a checkpoint after each step."""
     act = go_on(words) if resumed else commanded(words, "--out")
     old = stopped(words) if resumed else nothing
     return Scenario(
         name, old, act, again=go_on(words), view=record, timeless=timeless,
-        told=told, promised=promised if every else None,
+        told=told, promised=promised if every else None, often=often(act), settled=settled,
     )
 
 
@@ -156,5 +186,5 @@ RUNS = (
     scenario("grpo", GRPO),
     scenario("journey --quick", JOURNEY, every=False),
     Scenario("all stages (every 10th call)", nothing, all_stages, view=record, timeless=timeless,
-             told=told, stride=10),
+             told=told, stride=10, often=often(all_stages), settled=settled),
 )  # fmt: skip

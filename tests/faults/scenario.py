@@ -56,6 +56,8 @@ class Scenario:
     on the clock; what is found is then files as they were at some time, none of another. told:
     what the next start says of what it finds, each one of some words between |. promised: what a
     power cut took that calls had promised. stride: every so many-th call of a long one is enough.
+    often: the act with a checkpoint after each step, as a Ctrl-C may leave one. settled: what of
+    the end is the same, whatever came before: an extra checkpoint may be the last but one.
     """
 
     name: str
@@ -70,3 +72,5 @@ class Scenario:
     told: Callable[[Path], list[str]] = lambda root: []
     promised: Callable[[list[Call], Path], str | None] | None = None
     stride: int = 1
+    often: Callable[[Path], object] | None = None
+    settled: Callable[[Any], Any] = lambda view: view
