@@ -8,7 +8,7 @@ killed before the next), in a process of its own, looks at what is left with a s
 starts again with a third. Then the power is cut after every call, by what POSIX promises (power.py
 replays the trace). It needs Linux and a C compiler: the calls are counted in C (shim.c), below
 Python's buffers; a test compares them with what strace sees. Of a whole command's writes into one
-file the first, the middle and the last are tried, of all stages' calls every tenth.
+file the first, the middle and the last are tried, of all stages' calls every fiftieth.
 
 What may be left: "old or new", all at once; "each", every file old or new, finished by the next
 start. What the next start says is a sentence on standard error (RecoveryWarning) or, of a run, on

@@ -185,6 +185,6 @@ RUNS = (
     scenario("sft", SFT),
     scenario("grpo", GRPO),
     scenario("journey --quick", JOURNEY, every=False),
-    Scenario("all stages (every 10th call)", nothing, all_stages, view=record, timeless=timeless,
-             told=told, stride=10, often=often(all_stages), settled=settled),
+    Scenario("all stages (every 50th call)", nothing, all_stages, view=record, timeless=timeless,
+             told=told, stride=50, often=often(all_stages), settled=settled),
 )  # fmt: skip

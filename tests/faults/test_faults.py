@@ -40,15 +40,15 @@ def test_a_file_and_a_record_at_every_call():
 
 @needs_shim
 def test_a_journey_killed_in_each_stage():
-    found = tried("--fault", "SIGKILL", "--stride", "14", "all stages")
+    found = tried("--fault", "SIGKILL", "--stride", "3", "all stages")
     assert found["faults"] >= 6 and found["between"] >= 5
 
 
 @needs_shim
 @pytest.mark.slow
 def test_every_scenario_at_some_calls():
-    found = tried("--stride", "37")
-    assert found["faults"] >= 600 and min(found["old"], found["new"], found["between"]) >= 50
+    found = tried("--stride", "37", timeout=3000)
+    assert found["faults"] >= 480 and min(found["old"], found["new"], found["between"]) >= 50
 
 
 # ------------------------------------------------------------------------------ what is not seen
