@@ -14,11 +14,12 @@ for every mutant or write mutants into the tree.
     sites.py        where: the files, every site in them, and the selection of a full run
     covering.py     which test executes which line, and for how long
     children.py     work in forked children, which take their limits and their module along
+    planted.py      the mutant in place of the module, in processes that a test starts too
     runner.py       one mutant's tests, the likeliest first, and its verdict
     results.py      verdicts in a file, reused while neither source nor tests changed; the table
     equivalent.py   survivors that no test can kill, and why: equivalent.toml
 
-Nothing is written into the tree: a child imports the mutant in place of the module. Verdicts are
+Nothing is written into the tree. Verdicts are
 deterministic, since the tests draw the same examples every time, and limits are in CPU seconds.
 Needs a system that can fork.
 """

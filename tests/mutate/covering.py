@@ -8,7 +8,7 @@ file keep their old lines, which may overlook a test, and so can make a survivor
 never the other way round.
 
 Lines that a fixture runs count for all tests of the file: the fixture may be the module's. Lines
-that run at import count for none: `Covering.of` gives a mutant in them the tests of its chapter.
+that run at import count for none (see `Covering.of`).
 """
 
 import hashlib
@@ -123,14 +123,16 @@ class Covering:
         self.tests, self.texts, self.root = tests, texts, root
 
     def of(self, site: Site) -> list[Test]:
-        """Tests that execute the site; of one that runs at import, the tests of its chapter."""
-        chapter = "tests/" + "/".join(Path(site.file).parts[1:-1])
+        """Tests that execute the site; of one that runs at import, or that no test executes in this
+        process, the tests of its chapter and those that use the module."""
         for lines in (site.lines, statement_lines(site, self.root)) if site.function else ():
             bits = sum(1 << n for n in lines)
             found = [t for t in self.tests if t.lines.get(site.file, 0) & bits]
             if found:
                 return found
-        return [t for t in self.tests if t.file.startswith(chapter) or t.file == site.file]
+        chapter = "tests/" + "/".join(Path(site.file).parts[1:-1])
+        return [t for t in self.tests if site.file in (t.file, *t.lines)
+                or t.file.startswith(chapter)]  # fmt: skip
 
     def digest(self, tests: list[Test]) -> str:
         """A name of the texts of these tests' files: a verdict holds while it stays the same."""

@@ -6,21 +6,18 @@ each the quickest first. A test may take ten times its usual CPU seconds and ten
 does not shrink what it finds: that it found something is enough.
 """
 
-import importlib.util
 import signal
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.abc import MetaPathFinder
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType
 
 import pytest
 
 from tests.mutate.children import Answer, allow, each
 from tests.mutate.covering import OPTIONS, Covering, Test
+from tests.mutate.planted import Planted
 from tests.mutate.sites import Site, mutant
 
 COLLECTION = 120  # CPU seconds for importing and collecting
@@ -37,45 +34,6 @@ class Verdict:
     how: str
     ran: int
     cpu: float
-
-
-class Planted(MetaPathFinder):
-    """Imports one module from code that is not in its file."""
-
-    def __init__(self, file: str, root: Path, code: CodeType) -> None:
-        parts = Path(file).with_suffix("").parts
-        self.package = parts[-1] == "__init__"
-        self.module = ".".join(parts[: -1 if self.package else None])
-        self.path, self.code = str(root / file), code
-
-    def come_first(self) -> None:
-        """Before pytest's own finder too, which takes the modules whose doctests it runs."""
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
-        sys.meta_path.insert(0, self)
-
-    def check(self) -> None:
-        """RuntimeError if the tests ran with the real module."""
-        module = sys.modules.get(self.module)
-        if module is not None and not isinstance(module.__loader__, _Loader):
-            raise RuntimeError(f"{self.module} came from {module.__loader__}, not from the mutant")
-
-    def find_spec(self, fullname, path, target=None):
-        if fullname != self.module:
-            return None
-        loader = _Loader(fullname, self.path)
-        loader.code = self.code
-        folder = [str(Path(self.path).parent)] if self.package else None
-        return importlib.util.spec_from_file_location(
-            fullname, self.path, loader=loader, submodule_search_locations=folder
-        )
-
-
-class _Loader(SourceFileLoader):
-    code: CodeType
-
-    def get_code(self, fullname):
-        return self.code
 
 
 class Judge:
@@ -124,6 +82,7 @@ def judge(site: Site, batches: list[list[Test]], root: Path, scratch: Path) -> d
     if loaded:
         raise RuntimeError(f"{loaded[0]} is imported already: no mutant of it could be planted")
     planted = Planted(site.file, root, mutant(site, root))
+    planted.plant_in_processes(scratch / "site")
     ran = 0
     for tests in batches:
         plugin = Judge(tests, planted)

@@ -40,10 +40,7 @@ TARGETS = (  # relative to the root; a folder stands for its files
     "minideepseek/training/trainer.py",
     "minideepseek/reasoning/grpo",
 )
-EXCLUDED = {
-    "minideepseek/autograd/cuda.py",  # sentences about cards
-    "minideepseek/autograd/debug.py",  # tested in a process of its own, which imports no mutant
-}
+EXCLUDED = {"minideepseek/autograd/cuda.py"}  # sentences about cards
 FRACTION = 0.125  # of all sites in a full run
 SKIPPED_FUNCTIONS = {"__repr__", "__str__"}
 SKIPPED_KEYWORDS = {"strict", "copy", "daemon"}
@@ -112,7 +109,9 @@ def sites_of(file: str, root: Path = ROOT) -> list[Site]:
             nth = alike[text, operator, shown]
             alike[text, operator, shown] += 1
             within = (_words(node), *(_words(p) for p in reversed(place.parents[1:])))
-            found.append(Site(file, node_line(node, place), text, place.inside, operator, *shown,
+            runs = any(isinstance(p, ast.FunctionDef) for p in place.parents)
+            function = place.inside if runs else ""
+            found.append(Site(file, node_line(node, place), text, function, operator, *shown,
                               _lines(node, place), nth, way, choice, within))  # fmt: skip
     return found
 

@@ -43,8 +43,18 @@ PROJECT = {
         def padded(x):
             size = 1 + 1
             return [x] * size
+
+
+        class Elsewhere:
+            seen = 41
+
+            def shown():
+                print(Elsewhere.seen + 1)
         ''',
     "tests/chapter/test_sums.py": """
+        import subprocess
+        import sys
+
         import pytest
         from tiny.chapter import sums
 
@@ -64,6 +74,13 @@ PROJECT = {
 
         def test_loop():
             assert sums.loop(3) == 0
+
+
+        def test_in_a_process_of_its_own():
+            script = "from tiny.chapter import sums; sums.Elsewhere.shown()"
+            command = [sys.executable, "-c", script]
+            found = subprocess.run(command, capture_output=True, encoding="utf-8")
+            assert found.stdout.strip() == "42", found.stderr
 
 
         def test_limit():
