@@ -123,9 +123,8 @@ def parallel_for(body: Callable[[Any], None], blocks: Sequence[Any]) -> None:
     The first exception of any block is raised here after all threads have stopped.
     """
     pool = _pool
-    # one thread launches: others would have CUDA state of their own
-    alone = pool is None or len(blocks) < 2 or has_card() or getattr(_local, "inside", False)
-    if pool is None or alone:
+    alone = has_card() or getattr(_local, "inside", False)  # CUDA's state is a thread's own
+    if pool is None or len(blocks) < 2 or alone:
         for block in blocks:
             body(block)
         return

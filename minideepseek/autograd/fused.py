@@ -246,7 +246,7 @@ def softmax_cross_entropy(logits, targets, weights=None, *, denominator=None):
     parallel_for(forward, blocks)
     partial = xp.zeros(-(-rows // grain), z.dtype)
     for i in range(len(partial)):
-        each[i * grain : (i + 1) * grain].sum(out=partial[i : i + 1].reshape(()))
+        partial[i] = each[i * grain : (i + 1) * grain].sum()
 
     def vjp(g):
         by, dlogits = w[:, None] * (g / n), xp.empty(logits.shape, z.dtype)

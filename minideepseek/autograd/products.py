@@ -21,17 +21,10 @@ def matmul_rows(a: Array, b: Array, out: Array, rows: int = ROWS) -> Array:
     return out
 
 
-def matmul_tokens(a: Array, b: Array, tokens: int = TOKENS) -> Array:
-    """aᵀ b for a (n, p) and b (n, q): a weight gradient, summed over n in blocks of `tokens`."""
-    parts, jobs = _token_jobs(a, b, tokens)
-    _run(jobs)
-    return _total(parts)
-
-
 def matmul_both(a: Array, b: Array, out: Array, p: Array, q: Array) -> Array:
     """out = a @ b and, returned, pᵀ q: both gradients of a linear map from one list of blocks, so
     that no thread waits for another in between."""
-    parts, jobs = _token_jobs(p, q, TOKENS)
+    parts, jobs = _token_jobs(p, q)
     _run(jobs + _row_jobs(a, b, out, ROWS))
     return _total(parts)
 
@@ -50,10 +43,10 @@ def _row_jobs(a: Array, b: Array, out: Array, rows: int) -> list[Callable[[], No
     return [one(slice(i, i + step)) for i in range(0, n, step)]
 
 
-def _token_jobs(a: Array, b: Array, tokens: int) -> tuple[list[Array], list[Callable[[], None]]]:
+def _token_jobs(a: Array, b: Array) -> tuple[list[Array], list[Callable[[], None]]]:
     """The partial products, (p, q) each, and the jobs that compute them."""
     xp, n = xp_of(a, b), a.shape[0]
-    step = tokens if on_host(xp) else max(1, n)
+    step = TOKENS if on_host(xp) else max(1, n)
     starts = range(0, max(1, n), step)
     parts = [xp.empty((a.shape[1], b.shape[1]), a.dtype) for _ in starts]
 

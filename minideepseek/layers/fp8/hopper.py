@@ -22,7 +22,7 @@ scales are what `weight_scale_inv` is, factors to multiply by, and want to be la
 16 bytes are read at a time: K and N are multiples of 16, M is padded to one, addresses are.
 
 **What it adds up to.** The card adds 32 products at a time with about 14 bits (accumulation.py).
-These two mode bring a scale in every 128 products, and so have to promote the sum; the attribute
+These two modes bring a scale in every 128 products, and so have to promote the sum; the attribute
 FAST_ACCUM, by which one may forgo that, stays off. `pytest -m gpu` measures the error beside
 `promoted_sums` and `fourteen_bit_sums`.
 
@@ -46,7 +46,7 @@ from minideepseek.layers.fp8.formats import E4M3, check_codes
 from minideepseek.layers.fp8.recipe import HeldArray, Kept, Scheme
 from minideepseek.layers.fp8.tiles import WEIGHT_BLOCK, Block, scale_shape
 
-VERSION = 120900  # 12.9.0: the first with these scale mode
+VERSION = 120900  # 12.9.0: the first with these scale modes
 CAPABILITY = "90"
 ALIGNED = 16
 Operand = Kept | HeldArray
