@@ -184,6 +184,13 @@ def test_the_defaults_in_the_help_are_the_plans(capsys):
     assert shown == {name: plan[name] for name in shown} and len(shown) == 10
 
 
+def test_the_command_line_keeps_freed_memory_and_the_library_does_not(text, monkeypatch):
+    asked = []
+    monkeypatch.setattr("minideepseek.autograd.backend.keep_memory", lambda: asked.append(1))
+    assert main(["info", "--preset", "nano"]) == 0 and asked == []  # it trains nothing
+    assert main(pretrain(text, "--out", "run")) == 0 and asked == [1]
+
+
 # ------------------------------------------------------------------------------------------ resume
 
 
