@@ -1,5 +1,6 @@
 """Hostile files: a few here, two thousand in the slow tier, a million by `-m tests.hostile`."""
 
+import functools
 import json
 import os
 import re
@@ -190,7 +191,8 @@ def test_the_command(tmp_path):
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and re.search("^json +1 ", said, re.MULTILINE)
     assert (tmp_path / "json-0-5000").is_dir()
-    process = command("--reader", "json", start_new_session=True)
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background
+    process = command("--reader", "json", start_new_session=True, preexec_fn=heard)  # ignores it
     while "violations" not in (process.stdout.readline()):
         pass
     os.killpg(process.pid, signal.SIGINT)
