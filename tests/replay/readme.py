@@ -107,9 +107,25 @@ KEPT = (
     Kept("the pipeline's minutes", "some {} minutes of one core for a seed", BY_HAND),
     Kept(
         "other runs of the benchmark",
-        "a training step was {} and {} × as fast, with {} and {} % of the sgemm rate, one sequence"
-        " {} and {} × `generate`, 64 sequences {} and {} ×",
+        "a training step was {}, {} and {} × as fast, with {}, {} and {} % of the sgemm rate, one"
+        " sequence {}, {} and {} × `generate`, 64 sequences {}, {} and {} ×",
         "examples of how much a busy machine moves them",
+    ),
+    Kept(
+        "mutants",
+        "of the first {} of {} mutants {} survived",
+        "a run that was ended; a full one takes most of an hour",
+    ),
+    Kept("mutants of the slow tier", "The slow tier plants {}", "what the test asks for"),
+    Kept(
+        "broken writes",
+        "with `--stride 37`, {} faults on 2026-11-24, no violation",
+        "its table ends with the sum; it needs a C compiler, and the slow tier runs it",
+    ),
+    Kept(
+        "hostile files",
+        "on 2026-11-24 {} were accepted, {} refused, none was a violation, in {} s of one process",
+        "half an hour",
     ),
     Kept(
         "torch.compile",
